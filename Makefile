@@ -1,0 +1,78 @@
+# Everything one does here, by name; `make` lists it. A machine needs make and Python 3.11, the rest is fetched as locked.
+
+PYTHON ?= python3
+HOST := 127.0.0.1
+PORT ?= 8080
+DATA ?= ./data
+
+BIN := .venv/bin
+FUZZ := build/fuzz/bin
+# Only what is listed with its hash gets in; nothing is built in an environment that is not locked.
+INSTALL := -m pip --quiet --disable-pip-version-check install --require-hashes --requirement
+COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	$(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run check test lint format mutants bench lock system-packages clean
+
+help: ## List what can be made.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.setup ## Make .venv with everything that is locked, and Tocsin itself as .venv/bin/tocsin.
+
+run: setup ## Serve on PORT (8080) with its data in DATA (./data), and print commands to try.
+	@exec $(BIN)/tocsin serve --host $(HOST) --port $(PORT) --data "$(DATA)" --examples
+
+check: lint ## Lint, type-check and test what needs no other program; under a minute.
+	$(BIN)/pytest -m "not slow"
+
+test: lint system-packages $(FUZZ)/schemathesis ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
+	$(BIN)/pytest --session-timeout=900 --durations=10
+
+lint: setup ## Run ruff, mypy and the import contracts.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy src tests
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## Let ruff put the code in its form.
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+mutants: setup ## Break a copy on purpose, one promise at a time, and show the test that goes red.
+	$(BIN)/python -m tests.mutants
+
+bench: setup system-packages ## Measure the scenarios of bench/.
+	$(BIN)/python -m bench
+
+lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions).
+	$(BIN)/python $(INSTALL) requirements/lock.txt
+	$(COMPILE) pyproject.toml --extra server --group dev --output-file requirements/dev.txt >/dev/null
+	$(COMPILE) pyproject.toml --extra server --constraint requirements/dev.txt --output-file requirements/server.txt >/dev/null
+	$(COMPILE) --group fuzz --output-file requirements/fuzz.txt >/dev/null
+	$(COMPILE) --group lock --output-file requirements/lock.txt >/dev/null
+
+system-packages: ## Install the system's packages that the slow tests need, or say which.
+	@tests/system-packages || test -z "$$CI"
+
+clean: ## Remove all that was made here, except data.
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.setup: pyproject.toml requirements/dev.txt | .venv/bin/pip
+	$(BIN)/python $(INSTALL) requirements/dev.txt
+	$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# pip is the last thing that venv makes: where it stands, the rest does.
+.venv/bin/pip build/fuzz/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'Tocsin needs Python 3.11 or newer: install it, or say where it is with "make setup PYTHON=…".' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/system-packages \
+		"$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+	$(PYTHON) -m venv $(@:/bin/pip=)
+
+$(FUZZ)/schemathesis: requirements/fuzz.txt | $(FUZZ)/pip
+	$(FUZZ)/python $(INSTALL) requirements/fuzz.txt
+	@touch $@

@@ -1,0 +1,260 @@
+"""Connection Handler: $connect, $disconnect, subscribe, unsubscribe, sync, refreshToken. (Seed: connection-handler/)
+
+    gateway -> connect, subscribe, ... -> Connections, Numbers, Messages -> Clients.send
+
+Rules:
+- subscribe: registered -> head read -> replay up to it -> `subscribed` -> live; what is owed at that moment is replayed
+  again, so between replay and live there is neither hole nor repeat;
+- a replay is read from the store as the socket drains, and does not count as unsent.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from tocsin.clients import LEEWAY_MILLISECONDS, Clients, Connection, Connections, Subscription
+from tocsin.clock import Clock
+from tocsin.errors import CloseCode, Refusal, forbidden
+from tocsin.failpoints import Failpoints
+from tocsin.identity import Identity, TokenCheck
+from tocsin.tables import Head, Messages, Numbers
+
+MAX_REPLAY_MESSAGES: Final = 10_000
+MAX_REPLAY_BYTES: Final = 8 * 1024 * 1024
+REPLAY_SLICE: Final = 200
+
+
+class _Resume(msgspec.Struct, frozen=True):
+    """What a subscriber gets before it goes live: numbers `first`..head, a gap before them, and whether that is all."""
+
+    first: int
+    gap: tuple[int, int] | None
+    recovered: bool
+
+
+class ConnectionHandler:
+    def __init__(
+        self,
+        *,
+        connections: Connections,
+        clients: Clients,
+        numbers: Numbers,
+        messages: Messages,
+        tokens: TokenCheck,
+        clock: Clock,
+        failpoints: Failpoints,
+    ) -> None:
+        self._connections = connections
+        self._clients = clients
+        self._numbers = numbers
+        self._messages = messages
+        self._tokens = tokens
+        self._clock = clock
+        self._failpoints = failpoints
+
+    async def connect(self, connection: Connection) -> None:
+        await self._connections.open(connection)
+
+    async def disconnect(self, connection_id: str) -> None:
+        await self._connections.close([connection_id])
+
+    async def subscribe_now(self, connection_id: str, chat_ids: Sequence[str]) -> Sequence[bytes]:
+        """Subscribes without a replay; the `subscribed` frames, or errors, for the caller to send first."""
+        await self._numbers.heads(chat_ids)
+        subscriptions = await self._connections.subscribe(connection_id, chat_ids)
+        await self._failpoints.reach("subscribe.registered")
+        heads = await self._numbers.heads(chat_ids)
+        frames = []
+        for chat_id, subscription in zip(chat_ids, subscriptions, strict=True):
+            if isinstance(subscription, Refusal):
+                frames.append(error_frame(subscription, connection_id, None))
+                continue
+            head = heads[chat_id]
+            while (owed := await self._connections.go_live(subscription, head.sequence)) is not None:
+                head = msgspec.structs.replace(head, sequence=owed)  # it begins there: nothing before it is missed
+            frames.append(_subscribed(connection_id, chat_id, head, None, recovered=True))
+        return frames
+
+    async def subscribe(
+        self,
+        connection_id: str,
+        chat_id: str,
+        *,
+        last_sequence: int | None,
+        epoch: str | None,
+        request_id: str | None,
+    ) -> None:
+        """The missed messages, then `subscribed`, then live. Repeated without `last_sequence` it changes nothing."""
+        if last_sequence is None and await self._connections.is_live(connection_id, chat_id):
+            head = (await self._numbers.heads([chat_id]))[chat_id]
+            frame = _subscribed(connection_id, chat_id, head, request_id, recovered=True)
+            await self._clients.send(connection_id, [frame])
+            return
+        (subscription,) = await self._connections.subscribe(connection_id, [chat_id])
+        if isinstance(subscription, Refusal):
+            raise subscription
+        await self._failpoints.reach("subscribe.registered")
+        head = (await self._numbers.heads([chat_id]))[chat_id]
+        resume = _plan(head, last_sequence, epoch)
+        if resume.first <= head.sequence:
+            resume = await self._replay(subscription, head.sequence, resume, limited=True)
+        elif resume.gap is not None:
+            await self._clients.send(connection_id, [_gap(chat_id, *resume.gap)])
+        frame = _subscribed(connection_id, chat_id, head, request_id, recovered=resume.recovered)
+        if not await self._clients.send(connection_id, [frame]):
+            return
+        delivered = head.sequence
+        while (owed := await self._connections.go_live(subscription, delivered)) is not None:
+            await self._replay(subscription, owed, _Resume(delivered + 1, None, True), limited=False)
+            delivered = owed
+
+    async def _replay(self, subscription: Subscription, last: int, resume: _Resume, *, limited: bool) -> _Resume:
+        """Sends numbers `resume.first`..`last` from the store, slice by slice, as the socket takes them."""
+        connection_id, chat_id = subscription.connection_id, subscription.chat_id
+        gap, recovered, first = resume.gap, resume.recovered, resume.first
+        budget = MAX_REPLAY_BYTES
+        if limited and last - first >= MAX_REPLAY_BYTES // 131_072:
+            first, skipped = await self._fit(chat_id, first, last, budget)
+            if skipped is not None:
+                gap = (skipped[0] if gap is None else gap[0], skipped[1])
+                recovered = False
+        if gap is not None:
+            await self._clients.send(connection_id, [_gap(chat_id, *gap)])
+        while first <= last:
+            await self._failpoints.reach("subscribe.mid_replay")
+            if not await self._clients.drained(connection_id):
+                break
+            page = await self._messages.by_number(chat_id, first, last, REPLAY_SLICE)
+            if page.bodies and not await self._send_if_subscribed(subscription, page.bodies):
+                break
+            if page.next is None:
+                break
+            first = int(page.next)
+        return _Resume(first, gap, recovered)
+
+    async def _send_if_subscribed(self, subscription: Subscription, bodies: Sequence[bytes]) -> bool:
+        """A revocation may have come while the slice was read: nothing follows `revoked`."""
+        if not await self._connections.stands(subscription):
+            return False
+        return await self._clients.send(
+            subscription.connection_id, [b'{"type":"message",' + body[1:] for body in bodies]
+        )
+
+    async def _fit(self, chat_id: str, first: int, last: int, budget: int) -> tuple[int, tuple[int, int] | None]:
+        """The first number from which on the replay keeps within its bytes, and what is left out before it."""
+        lowest = max(first, last - MAX_REPLAY_MESSAGES + 1)
+        begin, end = last + 1, last
+        while end >= lowest and budget > 0:
+            start = max(lowest, end - REPLAY_SLICE + 1)
+            page = await self._messages.by_number(chat_id, start, end, end - start + 1)
+            numbers = len(page.bodies)
+            for index in range(numbers - 1, -1, -1):
+                budget -= len(page.bodies[index])
+                if budget < 0:
+                    break
+                begin = end - (numbers - 1 - index)
+            if numbers < end - start + 1:
+                break
+            end = start - 1
+        return begin, None if begin == first else (first, begin - 1)
+
+    async def unsubscribe(self, connection_id: str, chat_id: str, request_id: str | None) -> None:
+        await self._connections.leave(connection_id, chat_id)
+        await self._clients.send(connection_id, [_answer("unsubscribed", request_id, chatId=chat_id)])
+
+    async def sync(
+        self, connection_id: str, chats: Mapping[str, int | None], epoch: str | None, request_id: str | None
+    ) -> None:
+        """One subscribe after another; one error for each that is refused."""
+        for chat_id, last_sequence in chats.items():
+            try:
+                await self.subscribe(
+                    connection_id, chat_id, last_sequence=last_sequence, epoch=epoch, request_id=request_id
+                )
+            except Refusal as refusal:
+                refusal.chat_id = chat_id
+                await self._clients.send(connection_id, [error_frame(refusal, connection_id, request_id)])
+
+    async def refresh_token(
+        self, connection_id: str, current: Identity, token: str, request_id: str | None
+    ) -> Identity:
+        """The same user with a new token; a ticket's limit on chats stays."""
+        identity = await self._tokens.check(token, self._clock.now())
+        if identity.user_id != current.user_id:
+            raise forbidden()
+        identity = msgspec.structs.replace(identity, chat_ids=current.chat_ids)
+        await self._connections.refresh(connection_id, identity)
+        await self._clients.send(connection_id, [_answer("ack", request_id)])
+        return identity
+
+    async def ping(self, connection_id: str, request_id: str | None) -> None:
+        pong = _answer("pong", request_id, connectionId=connection_id, time=self._clock.now())
+        await self._clients.send(connection_id, [pong])
+
+    async def expire(self) -> None:
+        """Once a second: who is about to lose the token is told, who has lost it is closed."""
+        now = self._clock.now()
+        for connection in await self._connections.expiring(now):
+            remaining = connection.identity.expires_at - now
+            if remaining > 0:
+                seconds = max(0, remaining - LEEWAY_MILLISECONDS) // 1000
+                frame = b'{"type":"tokenExpiring","expiresIn":%d}' % seconds
+                await self._clients.send(connection.connection_id, [frame])
+            else:
+                await self._clients.disconnect(connection.connection_id, CloseCode.UNAUTHORIZED, "token expired")
+
+
+def _plan(head: Head, last_sequence: int | None, epoch: str | None) -> _Resume:
+    """What a subscriber that has everything up to `last_sequence` gets, and whether it then has everything."""
+    nothing = head.sequence + 1
+    if last_sequence is None:
+        return _Resume(nothing, None, True)
+    if (epoch is not None and epoch != head.epoch) or last_sequence > head.sequence:
+        return _Resume(nothing, None, False)
+    first = last_sequence + 1
+    if first < head.oldest:
+        return _Resume(head.oldest, (first, head.oldest - 1), False)
+    return _Resume(first, None, True)
+
+
+def _subscribed(connection_id: str, chat_id: str, head: Head, request_id: str | None, *, recovered: bool) -> bytes:
+    return (
+        b'{"type":"subscribed","chatId":"%b","headSequence":%d,"oldestSequence":%d,"epoch":"%b","recovered":%b,%b"connectionId":"%b"}'
+        % (
+            chat_id.encode(),
+            head.sequence,
+            head.oldest,
+            head.epoch.encode(),
+            b"true" if recovered else b"false",
+            b"" if request_id is None else b'"requestId":%b,' % msgspec.json.encode(request_id),
+            connection_id.encode(),
+        )
+    )
+
+
+def _gap(chat_id: str, first: int, last: int) -> bytes:
+    return b'{"type":"gap","chatId":"%b","from":%d,"to":%d}' % (chat_id.encode(), first, last)
+
+
+def _answer(kind: str, request_id: str | None, **fields: str | int) -> bytes:
+    answer: dict[str, str | int] = {"type": kind}
+    if request_id is not None:
+        answer["requestId"] = request_id
+    return msgspec.json.encode(answer | fields)
+
+
+def error_frame(refusal: Refusal, connection_id: str, request_id: str | None) -> bytes:
+    """`requestId` is null where none was readable (WIRE.md)."""
+    frame: dict[str, str | None] = {
+        "type": "error",
+        "code": refusal.code,
+        "message": refusal.message,
+        "connectionId": connection_id,
+        "requestId": request_id,
+    }
+    if refusal.field is not None:
+        frame["field"] = refusal.field
+    if refusal.chat_id is not None:
+        frame["chatId"] = refusal.chat_id
+    return msgspec.json.encode(frame)

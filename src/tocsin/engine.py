@@ -1,0 +1,51 @@
+"""Everything that a profile must supply, and nothing else; and what each engine cannot promise.
+
+`STRENGTHS` is the table of CONTRACTS.md: the conformance suite asserts the weaker promise where an engine says False,
+and never skips.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from tocsin.bus import Bus
+from tocsin.clients import Clients, Connections
+from tocsin.clock import Clock
+from tocsin.failpoints import Failpoints
+from tocsin.message import MessageIds
+from tocsin.metrics import Metrics
+from tocsin.rates import Rates
+from tocsin.tables import Messages, Numbers, Permissions, Tickets
+
+Strength = Literal[
+    "no_repeat",
+    "frames_at_connect",
+    "close_codes",
+    "gap_frames",
+    "pipelined_order",
+    "history_at_once",
+    "revoke_at_once",
+    "time_follows_number",
+    "ack_first",
+    "quiet_after_unsubscribed",
+    "rates",
+    "dedupe_waits",
+]
+
+EVERY_STRENGTH: Final[frozenset[Strength]] = frozenset(Strength.__args__)  # type: ignore[attr-defined]
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    bus: Bus
+    numbers: Numbers
+    messages: Messages
+    permissions: Permissions
+    tickets: Tickets
+    connections: Connections
+    clients: Clients
+    rates: Rates
+    metrics: Metrics
+    clock: Clock
+    ids: MessageIds
+    failpoints: Failpoints
+    strengths: frozenset[Strength] = EVERY_STRENGTH

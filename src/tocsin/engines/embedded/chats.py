@@ -1,0 +1,82 @@
+"""What the process remembers of each chat: its numbers, and which of its messages only the log has.
+
+Rules:
+- `sequence` and `ordinal` move only after a commit; `drawn_*` are what the commit in flight has drawn;
+- a chat with unmoved messages is never forgotten; the others are, oldest first, beyond a bound.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+ORDINAL_BITS: Final = 40
+ORDINAL_MASK: Final = (1 << ORDINAL_BITS) - 1
+
+
+class Unmoved(NamedTuple):
+    """A message that stands in the log and not yet in message_storage."""
+
+    position: int
+    place: int
+    sequence: int | None
+    timestamp: int
+
+
+class Chat:
+    __slots__ = (
+        "base",
+        "chat_id",
+        "drawn_ordinal",
+        "drawn_sequence",
+        "key",
+        "oldest",
+        "oldest_at",
+        "ordinal",
+        "sequence",
+        "unmoved",
+    )
+
+    def __init__(self, chat_id: str, key: int, sequence: int, ordinal: int) -> None:
+        self.chat_id = chat_id
+        self.key = key
+        self.base = key << ORDINAL_BITS
+        self.sequence = self.drawn_sequence = sequence
+        self.ordinal = self.drawn_ordinal = ordinal
+        #: The oldest number that has not expired and its timestamp; 0: not looked up yet; None: there is none.
+        self.oldest = 0 if sequence else 1
+        self.oldest_at: int | None = None
+        #: What only the log has, in order.
+        self.unmoved: deque[Unmoved] = deque()
+
+
+class Chats:
+    """The chats in memory, by id; `capacity` bounds those that nobody needs."""
+
+    def __init__(self, capacity: int = 100_000) -> None:
+        self._by_id: dict[str, Chat] = {}
+        self._capacity = capacity
+        self.get = self._by_id.get
+        #: Keys of chats of which message-storage failed at a message: it is read from where it was set apart.
+        self.storage_letters: set[int] = set()
+
+    def add(self, chat: Chat) -> Chat:
+        """The one that is remembered: `chat`, or the one that was there first."""
+        return self._by_id.setdefault(chat.chat_id, chat)
+
+    def discard(self, chat_ids: Iterable[str]) -> None:
+        for chat_id in chat_ids:
+            self._by_id.pop(chat_id, None)
+
+    def __iter__(self) -> Iterator[Chat]:
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def trim(self) -> None:
+        if len(self._by_id) <= self._capacity:
+            return
+        idle = [
+            chat.chat_id for chat in self._by_id.values() if not chat.unmoved and chat.drawn_ordinal == chat.ordinal
+        ]
+        self.discard(idle[: len(idle) // 2 + 1])

@@ -1,0 +1,393 @@
+"""The one writer: what arrives while one transaction is being synced goes into the next one.
+
+    Bus.publish -> append ─┐
+    every other write ─────┴> one transaction: log rows, numbers, claims, jobs -> sync -> answers -> the queues
+
+Rules:
+- one transaction is in flight at a time, so what is drawn for it is drawn from what is committed;
+- numbers and heads move only when the commit has come back;
+- rows of the log are inserted on the loop's thread (each row costs a turn of the interpreter's lock, and nobody
+  else wants it there); jobs and the sync run in a thread of their own, where the lock is free;
+- a full disk is a definite refusal and gives up the spare file; a failed sync is unknown: the store is opened anew
+  before anything else is answered.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Generic, TypeVar, cast
+
+import apsw
+import structlog
+
+from tocsin.bus import Receipt
+from tocsin.clock import Clock
+from tocsin.engines.embedded.chats import ORDINAL_MASK, Chat, Chats, Unmoved
+from tocsin.engines.embedded.data_folder import DataFolder
+from tocsin.engines.embedded.dedupe import Claims
+from tocsin.engines.embedded.sql import QUERY
+from tocsin.errors import Refusal, after_refused
+from tocsin.failpoints import Failpoints
+from tocsin.message import Message, Publication
+from tocsin.metrics import Metrics
+
+T = TypeVar("T")
+Answer = Receipt | Refusal
+Job = Callable[[apsw.Connection], T]
+
+log = structlog.get_logger(__name__)
+
+#: Messages of one transaction; more wait for the next.
+MAX_BATCH: Final = 4_000
+#: Messages that storage has not moved yet; beyond it publishers wait for storage (and a start stays quick).
+MAX_UNMOVED: Final = 500_000
+#: How often a full disk is tried again.
+FULL_RETRY_SECONDS: Final = 1.0
+#: A write-ahead log of this size is copied back before it grows on.
+WAL_BYTES: Final = 32 * 1024 * 1024
+
+
+class _Append:
+    __slots__ = ("answers", "arrived", "chained", "publications")
+
+    def __init__(
+        self,
+        publications: Sequence[Publication],
+        answers: asyncio.Future[list[Answer]],
+        arrived: float,
+        *,
+        chained: bool,
+    ) -> None:
+        self.publications = publications
+        self.chained = chained
+        self.answers = answers
+        self.arrived = arrived
+
+
+class _Task(Generic[T]):
+    __slots__ = ("done", "error", "job", "result")
+
+    def __init__(self, job: Job[T], done: asyncio.Future[T]) -> None:
+        self.job = job
+        self.done = done
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+
+class GroupCommit:
+    def __init__(
+        self,
+        *,
+        folder: DataFolder,
+        chats: Chats,
+        claims: Claims,
+        clock: Clock,
+        metrics: Metrics,
+        failpoints: Failpoints,
+        position: int,
+        carry: Callable[[apsw.Connection], None],
+        committed: Callable[[Sequence[Message]], None],
+    ) -> None:
+        """`carry` adds to each transaction what may wait for one (the queues' cursors); `committed` takes what one
+        brought, after its publishers have their answers."""
+        self._folder = folder
+        self._chats = chats
+        self._claims = claims
+        self._clock = clock
+        self._metrics = metrics
+        self._failpoints = failpoints
+        self._position = position
+        self._carry = carry
+        self._committed = committed
+        self._last_key = cast(int, folder.writer.execute(QUERY["last_chat_key"]).get)
+        self._appends: list[_Append] = []
+        self._tasks: list[_Task[object]] = []
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "tocsin-writer")
+        self._checkpoint_thread = ThreadPoolExecutor(1, "tocsin-checkpoint")
+        self._checkpointing: asyncio.Future[None] | None = None
+        self._restart_wal = False
+        self._full_until: float | None = None
+        self._stopping = False
+        self.unmoved = 0
+        #: Done, with its reason, when the store can't go on.
+        self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._runner: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._runner = asyncio.create_task(self._run(), name="group-commit")
+        self._runner.add_done_callback(self._died)
+
+    def _died(self, runner: "asyncio.Task[None]") -> None:
+        if not runner.cancelled() and (error := runner.exception()) is not None and not self.fatal.done():
+            self.fatal.set_exception(error)
+
+    async def stop(self) -> None:
+        """Commits what is waiting, then ends."""
+        self._stopping = True
+        self._wake.set()
+        if self._runner is not None:
+            await self._runner
+        if self._checkpointing is not None:
+            await asyncio.wait([self._checkpointing])
+        self._thread.shutdown()
+        self._checkpoint_thread.shutdown()
+
+    @property
+    def is_full(self) -> bool:
+        return self._full_until is not None
+
+    def append(self, publications: Sequence[Publication], *, chained: bool = False) -> "asyncio.Future[list[Answer]]":
+        """Takes its place in the order at once; the future's answers come when it is durable."""
+        answers: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._appends.append(_Append(publications, answers, self._clock.monotonic(), chained=chained))
+        self._wake.set()
+        return answers
+
+    def write(self, job: Job[T]) -> "asyncio.Future[T]":
+        """Runs `job` inside the next transaction; its result comes when that is durable."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tasks.append(cast(_Task[object], _Task(job, done)))
+        self._wake.set()
+        return done
+
+    def moved(self, count: int) -> None:
+        """Storage has moved so many messages out of the log."""
+        self.unmoved -= count
+        self._wake.set()
+
+    # -- the cycle -----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._stopping and not self._appends and not self._tasks:
+                return
+            while self._tasks or (self._appends and (not self._is_crowded or self._stopping)):
+                if self._full_until is not None:
+                    self._try_to_heal()
+                await self._cycle()
+            if self._stopping:
+                return
+
+    @property
+    def _is_crowded(self) -> bool:
+        return self.unmoved > MAX_UNMOVED
+
+    async def _cycle(self) -> None:
+        appends = [] if self._is_crowded and not self._stopping else self._take()
+        tasks, self._tasks = self._tasks, []
+        if self._full_until is not None:
+            for append in appends:
+                append.answers.set_result([_full()] * len(append.publications))
+            appends = []
+            if not tasks:
+                return
+        connection = self._folder.writer
+        now = self._clock.now()
+        began = self._clock.monotonic()
+        draft = _Draft(self._position)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for append in appends:
+                self._draw(connection, append, draft, now)
+            if draft.rows:
+                connection.executemany(QUERY["append"], draft.rows)
+            self._claims.write(connection, now)
+            self._carry(connection)
+            self._failpoints.hit("publish.accepted", draft.messages)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, connection, tasks)
+        except Exception as error:
+            self._undo(connection, draft, now)
+            self._fail(appends, tasks, error)
+            return
+        self._settle(appends, tasks, draft, now, began)
+        await self._tend_wal()
+
+    def _take(self) -> list[_Append]:
+        count = 0
+        for index, append in enumerate(self._appends):
+            count += len(append.publications)
+            if count > MAX_BATCH and index:
+                taken, self._appends = self._appends[:index], self._appends[index:]
+                return taken
+        taken, self._appends = self._appends, []
+        return taken
+
+    def _draw(self, connection: apsw.Connection, append: _Append, draft: "_Draft", now: int) -> None:
+        """Numbers for one append's publications, and their rows. One that can't be written fails alone."""
+        answers: list[Answer] = []
+        refused: set[str] = set()
+        for publication in append.publications:
+            if publication.chat_id in refused:
+                answers.append(after_refused(publication.chat_id))
+                continue
+            if publication.deduplication_id is not None:
+                seen = self._claims.find(connection, publication, now)
+                if seen is not None:
+                    answers.append(seen)
+                    if append.chained and isinstance(seen, Refusal):
+                        refused.add(publication.chat_id)
+                    continue
+            chat = self._chats.get(publication.chat_id) or self._load(connection, publication.chat_id, draft)
+            number = chat.drawn_sequence + 1 if publication.numbered else None
+            try:
+                body = publication.render(number)
+            except (TypeError, ValueError) as error:
+                log.error("a publication could not be written", exc_info=error)
+                answers.append(Refusal("internal", "This message could not be written."))
+                continue
+            if number is not None:
+                chat.drawn_sequence = number
+            chat.drawn_ordinal += 1
+            draft.position += 1
+            place = chat.base | chat.drawn_ordinal
+            draft.rows.append((draft.position, place, number, publication.timestamp, body))
+            draft.chats.append(chat)
+            draft.messages.append(
+                Message(
+                    message_id=publication.message_id,
+                    chat_id=publication.chat_id,
+                    target_channel=publication.target_channel,
+                    timestamp=publication.timestamp,
+                    sequence_number=number,
+                    ordered=publication.ordered,
+                    body=body,
+                    position=draft.position,
+                )
+            )
+            answers.append(Receipt(message_id=publication.message_id, timestamp=publication.timestamp))
+        draft.answers.append(answers)
+
+    def _load(self, connection: apsw.Connection, chat_id: str, draft: "_Draft") -> Chat:
+        row = connection.execute(QUERY["find_chat"], (chat_id,)).fetchone()
+        if row is None:
+            key = self._last_key + len(draft.new) + 1
+            connection.execute(QUERY["add_chat"], (key, chat_id))
+            draft.new.append(chat_id)
+            return self._chats.add(Chat(chat_id, key, 0, 0))
+        return self._chats.add(Chat(chat_id, *row))
+
+    def _sync(self, connection: apsw.Connection, tasks: list[_Task[object]]) -> None:
+        """In the writer's thread: the jobs, each in a savepoint of its own, and the commit with its sync."""
+        for task in tasks:
+            try:
+                with connection:
+                    task.result = task.job(connection)
+            except (apsw.FullError, apsw.IOError, apsw.CorruptError):
+                raise
+            except Exception as error:
+                task.error = error
+        self._failpoints.hit("commit.before_sync")
+        connection.execute("COMMIT")
+        self._failpoints.hit("commit.after_sync")
+
+    def _settle(
+        self, appends: list[_Append], tasks: list[_Task[object]], draft: "_Draft", now: int, began: float
+    ) -> None:
+        self._claims.settle(now, committed=True)
+        self._position = draft.position
+        self._last_key += len(draft.new)
+        for chat, row in zip(draft.chats, draft.rows, strict=True):
+            position, place, sequence, timestamp, _ = row
+            chat.ordinal = place & ORDINAL_MASK
+            if sequence is not None:
+                chat.sequence = sequence
+                if chat.oldest_at is None and chat.oldest == sequence:
+                    chat.oldest_at = timestamp
+            chat.unmoved.append(Unmoved(position, place, sequence, timestamp))
+        self.unmoved += len(draft.rows)
+        ended = self._clock.monotonic()
+        for append, answers in zip(appends, draft.answers, strict=True):
+            if not append.answers.done():
+                append.answers.set_result(answers)
+            self._metrics.observe("accept_to_commit", ended - append.arrived)
+        for task in tasks:
+            if task.done.done():
+                continue
+            if task.error is None:
+                task.done.set_result(task.result)
+            else:
+                task.done.set_exception(task.error)
+        if draft.rows:
+            self._metrics.observe("commit_batch_size", len(draft.rows))
+            self._metrics.observe("commit_seconds", ended - began)
+            self._committed(draft.messages)
+        self._chats.trim()
+
+    def _undo(self, connection: apsw.Connection, draft: "_Draft", now: int) -> None:
+        self._claims.settle(now, committed=False)
+        for chat in draft.chats:
+            chat.drawn_sequence, chat.drawn_ordinal = chat.sequence, chat.ordinal
+        self._chats.discard(draft.new)
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            log.error("a transaction could not be rolled back", error=str(error))
+
+    def _fail(self, appends: list[_Append], tasks: list[_Task[object]], error: Exception) -> None:
+        if isinstance(error, apsw.FullError):
+            refusal = _full()
+            if self._full_until is None:
+                log.error("the disk is full; publishes are refused until there is room")
+                self._folder.release()
+            self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
+        else:
+            refusal = Refusal(
+                "unavailable", "The store could not confirm this; repeat it with the same id.", retry_after=1
+            )
+            log.error("a commit failed; the store is opened anew", exc_info=error)
+            self._folder.reopen()
+        for append in appends:
+            if not append.answers.done():
+                append.answers.set_result([refusal] * len(append.publications))
+        for task in tasks:
+            if not task.done.done():
+                task.done.set_exception(refusal)
+
+    def _try_to_heal(self) -> None:
+        if self._full_until is not None and self._clock.monotonic() >= self._full_until:
+            if self._folder.reserve():
+                log.warning("there is room on the disk again; publishes are taken")
+                self._full_until = None
+            else:
+                self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
+
+    # -- the write-ahead log -------------------------------------------------------------------------------------------
+
+    async def _tend_wal(self) -> None:
+        """Most of a long write-ahead log is copied back on another connection while commits go on; the little that
+        came meanwhile is copied between two commits, so that the next one begins the file anew."""
+        if self._restart_wal:
+            self._restart_wal = False
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._folder.finish_checkpoint)
+        elif (self._checkpointing is None or self._checkpointing.done()) and self._folder.wal_bytes() > WAL_BYTES:
+            loop = asyncio.get_running_loop()
+            self._checkpointing = loop.run_in_executor(self._checkpoint_thread, self._folder.checkpoint)
+            self._checkpointing.add_done_callback(self._checkpointed)
+
+    def _checkpointed(self, done: "asyncio.Future[None]") -> None:
+        if (error := done.exception()) is None:
+            self._restart_wal = True
+        else:
+            log.warning("a checkpoint failed", error=str(error))
+
+
+class _Draft:
+    """What one transaction has drawn and not yet committed."""
+
+    __slots__ = ("answers", "chats", "messages", "new", "position", "rows")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.rows: list[tuple[int, int, int | None, int, bytes]] = []
+        self.messages: list[Message] = []
+        self.chats: list[Chat] = []
+        self.answers: list[list[Answer]] = []
+        self.new: list[str] = []
+
+
+def _full() -> Refusal:
+    return Refusal("insufficient_storage", "There is no room to store this; nothing was stored.", retry_after=5)

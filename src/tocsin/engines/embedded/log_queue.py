@@ -1,0 +1,333 @@
+"""One queue over the log: hands what was committed to its consumer, tries again what fails, keeps the dead apart.
+
+    GroupCommit.committed -> offer -> consumer            failure -> each alone -> up to three tries -> dead letter
+
+Rules:
+- a batch that fails is tried message by message, so only the guilty one is counted as tried;
+- a FIFO chat whose message is being tried again waits behind it; nobody else does;
+- a consumer that hangs in a batch holds up the chats of that batch only: a fresh worker takes the others;
+- what has failed is kept with its count of attempts outside the log, so the cursor can pass it, and kill -9 doesn't
+  forget it; after an unclean start what was in flight is tried alone, each try counted before it begins.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Final
+
+import apsw
+import structlog
+
+from tocsin.bus import Consumer
+from tocsin.clock import Clock
+from tocsin.engines.embedded.group_commit import GroupCommit
+from tocsin.engines.embedded.sql import QUERY
+from tocsin.errors import Refusal
+from tocsin.failpoints import Failpoints
+from tocsin.message import Message
+from tocsin.metrics import Metrics
+from tocsin.topology import Queue
+
+log = structlog.get_logger(__name__)
+
+#: Seconds before the second and the third try: a poisoned chat goes on within 5 s.
+RETRY_SECONDS: Final = (0.25, 1.0)
+#: A batch that takes longer is left to itself, and a fresh worker takes the chats that it does not hold.
+PATIENCE_SECONDS: Final = 0.25
+
+
+class Entry:
+    """A message that is not simply passed on: it failed, was in flight at a crash, is replayed, or waits behind one."""
+
+    __slots__ = ("attempts", "kept", "message", "suspect")
+
+    def __init__(self, message: Message, *, attempts: int = 0, kept: bool = False, suspect: bool = False) -> None:
+        self.message = message
+        self.attempts = attempts
+        #: Whether it has a row in `undelivered`.
+        self.kept = kept
+        #: Whether it may have brought the process down: its tries are counted before they begin.
+        self.suspect = suspect
+
+
+class LogQueue:
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        commits: GroupCommit,
+        clock: Clock,
+        metrics: Metrics,
+        failpoints: Failpoints,
+        cursor: int,
+        settled: Callable[[Sequence[Message]], None],
+        died: Callable[[Queue, Message], None],
+    ) -> None:
+        self.queue: Final = queue
+        self._commits = commits
+        self._clock = clock
+        self._metrics = metrics
+        self._failpoints = failpoints
+        self._settled = settled
+        self._died = died
+        self._consumer: Consumer | None = None
+        self._waiting: list[Message] = []
+        self._wake = asyncio.Event()
+        self._held: dict[str, deque[Entry]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._batch: Sequence[Message] = ()
+        self._given_up: list[Sequence[Message]] = []
+        self._began = 0.0
+        self._worker: asyncio.Task[None] | None = None
+        self._seen = cursor
+        self.stored_cursor = cursor
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def consume(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._worker = self._spawn(self._work())
+
+    def offer(self, messages: Sequence[Message]) -> None:
+        self._waiting.extend(messages)
+        self._idle.clear()
+        self._wake.set()
+
+    def passed(self, position: int) -> None:
+        """The log up to here has been offered, or is none of this queue's."""
+        self._seen = position
+
+    async def set_apart(self, message: Message, reason: str) -> None:
+        """A first try has failed elsewhere: keeps the message, and tries it again alone."""
+        entry = Entry(message, attempts=1)
+        while not await self._keep(entry, reason[:500], dead=False):
+            await self._clock.sleep(RETRY_SECONDS[-1])
+        self._hold(entry)
+
+    def resume(self, entries: Sequence[Entry]) -> None:
+        """Takes up what a crash interrupted, or what an operator replays; each is tried alone."""
+        for entry in entries:
+            self._hold(entry)
+
+    # -- the state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def cursor(self) -> int:
+        """Everything up to this position of the log is done, or kept elsewhere."""
+        first = self._seen + 1
+        for batch in (self._waiting, self._batch, *self._given_up):
+            if batch:
+                first = min(first, batch[0].position)
+        for entries in self._held.values():
+            for entry in entries:
+                if not entry.kept and entry.message.position:
+                    first = min(first, entry.message.position)
+                    break
+        return first - 1
+
+    @property
+    def depth(self) -> int:
+        batches = sum(map(len, self._given_up)) + len(self._waiting) + len(self._batch)
+        return batches + sum(map(len, self._held.values()))
+
+    @property
+    def oldest(self) -> int | None:
+        """The timestamp of what has waited longest."""
+        stamps = [batch[0].timestamp for batch in (self._waiting, self._batch) if batch]
+        stamps += [entries[0].message.timestamp for entries in self._held.values() if entries]
+        return min(stamps, default=None)
+
+    async def drain(self) -> None:
+        while self.depth:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def watch(self) -> None:
+        """Called now and then: where the worker hangs in a batch, another one takes over what that does not hold."""
+        if self._batch and self._clock.monotonic() - self._began > PATIENCE_SECONDS:
+            for message in self._batch:
+                self._held.setdefault(self._lane(message), deque())
+            self._given_up.append(self._batch)
+            self._batch = ()
+            self._worker = self._spawn(self._work())
+
+    # -- the usual way -------------------------------------------------------------------------------------------------
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a queue's worker died", queue=self.queue.name, exc_info=error)
+            if not self._commits.fatal.done():
+                self._commits.fatal.set_exception(error)
+
+    async def _work(self) -> None:
+        assert self._consumer is not None
+        me = asyncio.current_task()
+        while True:
+            while not self._waiting:
+                self._wake.clear()
+                self._quiet()
+                await self._wake.wait()
+                if self._worker is not me and self._worker is not None:
+                    return
+            batch, self._waiting = self._waiting, []
+            if self._held:
+                batch = self._set_aside(batch)
+                if not batch:
+                    continue
+            self._batch = batch
+            self._began = self._clock.monotonic()
+            try:
+                await self._consumer(batch)
+            except Exception as error:
+                log.info(
+                    "a batch failed; each of its messages is tried alone", queue=self.queue.name, error=repr(error)
+                )
+                failed = True
+            else:
+                failed = False
+            if self._worker is not me:
+                self._return_lanes(batch, failed=failed)
+                return
+            self._batch = ()
+            if failed:
+                for message in batch:
+                    self._hold(Entry(message))
+            else:
+                self._settled(batch)
+
+    def _return_lanes(self, batch: Sequence[Message], *, failed: bool) -> None:
+        """A worker that was given up comes back: its chats go on."""
+        self._given_up.remove(batch)
+        if not failed:
+            self._settled(batch)
+        for message in reversed(batch):
+            lane = self._held.get(self._lane(message))
+            if lane is not None and failed:
+                lane.appendleft(Entry(message))
+        for name in {self._lane(message) for message in batch}:
+            if self._held[name]:
+                self._spawn(self._work_lane(name))
+            else:
+                del self._held[name]
+        self._quiet()
+
+    def _quiet(self) -> None:
+        if not self.depth:
+            self._idle.set()
+
+    # -- the lanes: what is tried alone, and what waits behind it ---------------------------------------------------------
+
+    def _lane(self, message: Message) -> str:
+        return message.chat_id if self.queue.fifo else message.message_id
+
+    def _set_aside(self, batch: Sequence[Message]) -> list[Message]:
+        """Puts what belongs to a held chat behind what is there; the rest."""
+        free = []
+        for message in batch:
+            lane = self._held.get(self._lane(message))
+            if lane is None:
+                free.append(message)
+            else:
+                lane.append(Entry(message))
+        return free
+
+    def _hold(self, entry: Entry) -> None:
+        name = self._lane(entry.message)
+        lane = self._held.get(name)
+        self._idle.clear()
+        if lane is None:
+            self._held[name] = deque([entry])
+            self._spawn(self._work_lane(name))
+        else:
+            lane.append(entry)
+
+    async def _work_lane(self, name: str) -> None:
+        lane = self._held[name]
+        while lane:
+            entry = lane[0]
+            if entry.attempts and not entry.suspect:
+                await self._clock.sleep(RETRY_SECONDS[min(entry.attempts, len(RETRY_SECONDS)) - 1])
+            try:
+                if await self._try(entry):
+                    lane.popleft()
+            except Exception as error:
+                log.error("a try could not be ended", queue=self.queue.name, error=repr(error))
+                await self._clock.sleep(RETRY_SECONDS[-1])
+        del self._held[name]
+        self._quiet()
+
+    async def _try(self, entry: Entry) -> bool:
+        """Whether the entry is done with: delivered, or dead."""
+        assert self._consumer is not None
+        message = entry.message
+        if entry.suspect and entry.attempts >= self.queue.attempts:
+            return await self._bury(entry, "no_verdict: it was being tried when the process ended, each time")
+        if entry.suspect:
+            entry.attempts += 1
+            if not await self._keep(entry, "in flight when the process ended", dead=False):
+                entry.attempts -= 1
+                await self._clock.sleep(RETRY_SECONDS[-1])
+                return False
+        try:
+            await self._consumer([message])
+        except Exception as error:
+            reason = error.code if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+            if not entry.suspect:
+                entry.attempts += 1
+            log.warning("a message failed", queue=self.queue.name, message=message.message_id, attempts=entry.attempts)
+            if entry.attempts >= self.queue.attempts:
+                return await self._bury(entry, reason[:500])
+            await self._keep(entry, reason[:500], dead=False)
+            return False
+        if entry.kept:
+            await self._commits.write(lambda connection: self._forget(connection, message))
+        self._settled([message])
+        return True
+
+    def _forget(self, connection: apsw.Connection, message: Message) -> None:
+        connection.execute(QUERY["settle_undelivered"], (self.queue.name, message.message_id))
+
+    async def _bury(self, entry: Entry, reason: str) -> bool:
+        self._failpoints.hit("deadletter.before")
+        if not await self._keep(entry, reason, dead=True):
+            return False
+        self._failpoints.hit("deadletter.after")
+        self._metrics.count("dead_letters", label=self.queue.dead_letters)
+        log.error("a message is dead", queue=self.queue.dead_letters, message=entry.message.message_id, reason=reason)
+        self._died(self.queue, entry.message)
+        return True
+
+    async def _keep(self, entry: Entry, reason: str, *, dead: bool) -> bool:
+        """Writes down what became of a try; False: it could not be written (a full disk), so it is tried again."""
+        message = entry.message
+        row = {
+            "queue": self.queue.name,
+            "message_id": message.message_id,
+            "position": message.position,
+            "sequence": message.sequence_number,
+            "timestamp": message.timestamp,
+            "dead": int(dead),
+            "attempts": entry.attempts,
+            "reason": reason,
+            "now": self._clock.now(),
+            "body": message.body,
+        }
+        try:
+            await self._commits.write(lambda connection: connection.execute(QUERY["upsert_undelivered"], row).get)
+        except Refusal as refusal:
+            log.error("a failed message could not be written down", code=refusal.code)
+            return False
+        entry.kept = True
+        return True

@@ -1,0 +1,84 @@
+"""Metrics for Prometheus: scraped at the ops listener."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tocsin import metrics
+from tocsin.errors import Refusal
+from tocsin.metrics import CLIENT_METRICS, MAX_CUSTOM_METRICS, ClientMetric
+
+#: name -> what it says, its label.
+COUNTERS: Final[dict[metrics.Counter, tuple[str, str]]] = {
+    "publishes": ("Accepted publishes, by door.", "door"),
+    "duplicates": ("Publishes that were answered with an earlier one's receipt.", ""),
+    "deliveries": ("Messages handed to connections.", ""),
+    "drops": ("Messages that slow readers were told of by gap.", ""),
+    "refusals": ("Refusals, by code.", "code"),
+    "dead_letters": ("Messages that died, by dead-letter queue.", "queue"),
+    "replays": ("Dead letters that were put back.", ""),
+    "connects": ("Connections that were opened.", ""),
+    "disconnects": ("Connections that ended.", ""),
+}
+SECONDS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+HISTOGRAMS: Final[dict[metrics.Histogram, tuple[str, tuple[float, ...]]]] = {
+    "accept_to_commit": ("Seconds from a publish's arrival to its being durable.", SECONDS),
+    "commit_to_delivery": ("Seconds from being durable to being handed to connections.", SECONDS),
+    "commit_batch_size": ("Messages in one commit.", SIZES),
+    "commit_seconds": ("Seconds that one commit took, with its sync.", SECONDS),
+}
+GAUGES: Final[dict[metrics.Gauge, tuple[str, str]]] = {
+    "connections": ("Open connections.", ""),
+    "subscriptions": ("Subscriptions of open connections.", ""),
+    "queue_depth": ("Messages that a queue has not done with.", "queue"),
+    "queue_age": ("Seconds that a queue's oldest message has waited.", "queue"),
+    "dead_letters_held": ("Dead letters, by queue.", "queue"),
+    "storage_lag": ("Messages in the log that storage has not moved.", ""),
+}
+
+
+class PrometheusMetrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._counters = {
+            name: Counter(f"tocsin_{name}", text, [label] if label else [], registry=self.registry)
+            for name, (text, label) in COUNTERS.items()
+        }
+        self._histograms = {
+            name: Histogram(f"tocsin_{name}", text, buckets=buckets, registry=self.registry)
+            for name, (text, buckets) in HISTOGRAMS.items()
+        }
+        self._gauges = {
+            name: Gauge(f"tocsin_{name}", text, [label] if label else [], registry=self.registry)
+            for name, (text, label) in GAUGES.items()
+        }
+        self._client_sums = Counter("tocsin_client", "Sums of what clients reported.", ["name"], registry=self.registry)
+        self._client_reports = Counter("tocsin_client_reports", "How often.", ["name"], registry=self.registry)
+        self._custom: set[str] = set()
+
+    def count(self, name: metrics.Counter, amount: int = 1, *, label: str = "") -> None:
+        counter = self._counters[name]
+        (counter.labels(label) if label else counter).inc(amount)
+
+    def observe(self, name: metrics.Histogram, value: float) -> None:
+        self._histograms[name].observe(value)
+
+    def gauge(self, name: metrics.Gauge, value: float, *, label: str = "") -> None:
+        gauge = self._gauges[name]
+        (gauge.labels(label) if label else gauge).set(value)
+
+    def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
+        """Refused whole where one name is one too many; dimensions and users never become labels."""
+        new = {metric.name for metric in metrics if metric.name not in CLIENT_METRICS} - self._custom
+        if len(self._custom) + len(new) > MAX_CUSTOM_METRICS:
+            raise Refusal("rate_limited", f"There are {MAX_CUSTOM_METRICS} custom metrics already.", retry_after=3600)
+        self._custom |= new
+        for metric in metrics:
+            self._client_reports.labels(metric.name).inc()
+            if metric.value > 0:
+                self._client_sums.labels(metric.name).inc(metric.value)
+
+    def expose(self) -> bytes:
+        """The text format of Prometheus."""
+        return generate_latest(self.registry)

@@ -1,0 +1,88 @@
+"""The one reader: queries that arrive while others run go over to its thread together, and come back together.
+
+Rule: one query reads one snapshot; what must agree is asked in one statement.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar, cast
+
+import apsw
+
+from tocsin.engines.embedded.data_folder import DataFolder
+from tocsin.errors import Refusal
+
+T = TypeVar("T")
+
+#: Queries that may wait; more are refused.
+MAX_WAITING: Final = 20_000
+
+
+class _Query:
+    __slots__ = ("done", "error", "query", "result")
+
+    def __init__(self, query: Callable[[apsw.Connection], object], done: "asyncio.Future[object]") -> None:
+        self.query = query
+        self.done = done
+        self.result: object = None
+        self.error: Exception | None = None
+
+
+class Reads:
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[_Query] = []
+        self._busy = False
+        self._wake = threading.Semaphore(0)
+        self._stopping = False
+        self._batch: list[_Query] = []
+        self._thread = threading.Thread(target=self._work, name="tocsin-reader", daemon=True)
+        self._thread.start()
+
+    def run(self, query: Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
+        if len(self._waiting) >= MAX_WAITING:
+            raise Refusal("unavailable", "Too many reads are waiting; try again.", retry_after=1)
+        done: asyncio.Future[object] = self._loop.create_future()
+        self._waiting.append(_Query(query, done))
+        if not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._hand_over)
+        return cast("asyncio.Future[T]", done)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.release()
+        self._thread.join()
+
+    def _hand_over(self) -> None:
+        self._batch, self._waiting = self._waiting, []
+        self._wake.release()
+
+    def _work(self) -> None:
+        while True:
+            self._wake.acquire()
+            if self._stopping:
+                return
+            connection = self._folder.reader
+            for query in self._batch:
+                try:
+                    query.result = query.query(connection)
+                except Exception as error:
+                    query.error = error
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        for query in self._batch:
+            if query.done.done():
+                continue
+            if query.error is None:
+                query.done.set_result(query.result)
+            else:
+                query.done.set_exception(query.error)
+        self._batch = []
+        if self._waiting:
+            self._hand_over()
+        else:
+            self._busy = False

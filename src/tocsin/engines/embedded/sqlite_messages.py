@@ -1,0 +1,293 @@
+"""Messages and Numbers on the embedded store: what the log has not given to storage yet is read with the rest.
+
+    MessageRetrieval, replay -> by_time, by_number -> one statement over message_storage ∪ log ∪ storage's dead letters
+
+Rules:
+- which messages only the log has is noted **before** the statement runs: what storage moves meanwhile stands in its
+  snapshot, so nothing can be missed between the two, and what stands in both is taken once;
+- what is past its time is never returned, whether it was deleted or not; `oldest` never falls;
+- deletion goes in slices, and waits an hour where the clock has jumped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, cast
+
+import apsw
+
+from tocsin.clock import Clock
+from tocsin.engines.embedded.chats import ORDINAL_BITS, ORDINAL_MASK, Chat, Chats
+from tocsin.engines.embedded.group_commit import GroupCommit
+from tocsin.engines.embedded.reads import Reads
+from tocsin.engines.embedded.sql import QUERY
+from tocsin.engines.embedded.storage_queue import LogSlice
+from tocsin.failpoints import Failpoints
+from tocsin.message import Message
+from tocsin.tables import Head, Page
+
+#: The end of time, in milliseconds.
+NEVER: Final = 1 << 62
+#: What a clock may be off between two passes before deletion waits.
+JUMP_MILLISECONDS: Final = 60_000
+JUMP_WAIT_MILLISECONDS: Final = 3_600_000
+EXPIRED_CHATS: Final = 50
+TOMBSTONE_MILLISECONDS: Final = 31 * 86_400_000
+
+Row = tuple[int, int | None, bytes | None]
+
+
+class SqliteMessages:
+    def __init__(
+        self,
+        *,
+        chats: Chats,
+        commits: GroupCommit,
+        reads: Reads,
+        clock: Clock,
+        failpoints: Failpoints,
+        epoch: str,
+        retention: int,
+    ) -> None:
+        """`retention` in milliseconds."""
+        self._chats = chats
+        self._commits = commits
+        self._reads = reads
+        self._clock = clock
+        self._failpoints = failpoints
+        self._epoch = epoch
+        self._retention = retention
+        self._last_pass: tuple[int, float] | None = None
+        self._hold_until = 0.0
+
+    # -- Numbers -------------------------------------------------------------------------------------------------------
+
+    async def number(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The publish that accepted them has drawn the numbers, in its own commit."""
+        return messages
+
+    async def heads(self, chat_ids: Collection[str]) -> Mapping[str, Head]:
+        heads = {}
+        for chat_id in chat_ids:
+            chat = await self.find(chat_id)
+            if chat is None:
+                heads[chat_id] = Head(sequence=0, oldest=1, epoch=self._epoch)
+            else:
+                if not self._knows_oldest(chat):
+                    await self._look_up_oldest(chat)
+                heads[chat_id] = self.head(chat)
+        return heads
+
+    def head(self, chat: Chat) -> Head:
+        return Head(sequence=chat.sequence, oldest=chat.oldest, epoch=self._epoch)
+
+    async def find(self, chat_id: str) -> Chat | None:
+        """The chat, in memory from then on as long as it is used; None: nobody has published there."""
+        chat = self._chats.get(chat_id)
+        if chat is not None:
+            return chat
+        row = await self._reads.run(lambda connection: connection.execute(QUERY["find_chat"], (chat_id,)).fetchone())
+        # The writer may have loaded it, and gone on, while the reader looked.
+        known = self._chats.get(chat_id)
+        if known is not None or row is None:
+            return known
+        return self._chats.add(Chat(chat_id, *row))
+
+    # -- Messages ------------------------------------------------------------------------------------------------------
+
+    async def store(self, messages: Sequence[Message]) -> None:
+        if isinstance(messages, LogSlice):
+            positions = str(list(messages.positions))
+            await self._commits.write(lambda connection: _move(connection, positions))
+        else:
+            for message in messages:
+                await self._failpoints.reach("storage.mid_move", [message])
+                await self._commits.write(_Store(message))
+
+    async def by_number(self, chat_id: str, first: int, last: int, limit: int) -> Page:
+        chat = await self.find(chat_id)
+        if chat is None:
+            return Page(bodies=(), next=None)
+        last = min(last, chat.sequence)
+        parameters: dict[str, apsw.SQLiteValue] = {
+            "chat_key": chat.key,
+            "from": first,
+            "to": last,
+            "first": self._cutoff(),
+            "limit": limit,
+        }
+        query = QUERY["numbered"]
+        if chat.unmoved or chat.key in self._chats.storage_letters:
+            query = QUERY["merged_numbered"]
+            tail = []
+            for unmoved in reversed(chat.unmoved):  # what is asked for is mostly near the head
+                if unmoved.sequence is not None and unmoved.sequence <= last:
+                    if unmoved.sequence < first:
+                        break
+                    tail.append(unmoved.position)
+            parameters["tail"] = str(tail[-limit:])
+        count, edge, joined = await self._reads.run(lambda connection: _one(connection, query, parameters))
+        following = None if edge is None or count < limit or edge >= last else str(edge + 1)
+        return Page(bodies=_split(joined), next=following)
+
+    async def by_time(
+        self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
+    ) -> Page:
+        chat = await self.find(chat_id)
+        if chat is None:
+            return Page(bodies=(), next=None)
+        low, high = chat.base, chat.base | ORDINAL_MASK
+        if after is not None:
+            if ascending:
+                low = int(after) + 1
+            else:
+                high = int(after) - 1
+        start = max(self._cutoff(), first or 0)
+        end = NEVER if last is None else last
+        parameters: dict[str, apsw.SQLiteValue] = {"first": start, "last": end, "limit": limit + 1}
+        merged = bool(chat.unmoved) or chat.key in self._chats.storage_letters
+        query = QUERY[("merged_" if merged else "") + ("page_up" if ascending else "page_down")]
+        if merged:
+            tail = []
+            for unmoved in chat.unmoved if ascending else reversed(chat.unmoved):
+                if low <= unmoved.place <= high and start <= unmoved.timestamp <= end:
+                    tail.append(unmoved.position)
+                    if len(tail) > limit:
+                        break
+            parameters["tail"] = str(tail)
+        bounded = last is not None
+
+        def read(connection: apsw.Connection) -> Row:
+            connection.execute("BEGIN")  # one snapshot for the edges and the page
+            try:
+                parameters["low"] = _place_at(connection, low, high, start)
+                parameters["high"] = _place_at(connection, low, high, end + 1) - 1 if bounded and not merged else high
+                return _one(connection, query, parameters)
+            finally:
+                connection.execute("COMMIT")
+
+        count, edge, joined = await self._reads.run(read)
+        bodies = _split(joined)
+        if count <= limit:
+            return Page(bodies=bodies, next=None)
+        # One more than asked for was read: there is a next page, and the last place is that message's.
+        assert edge is not None
+        return Page(bodies=bodies[:limit], next=str(edge - 1 if ascending else edge + 1))
+
+    async def expire(self, now: int, limit: int) -> int:
+        if self._has_jumped(now):
+            return 0
+        cutoff = now - self._retention
+        deleted = await self._commits.write(lambda connection: _expire(connection, cutoff, limit))
+        await self._failpoints.reach("expire.mid")
+        return deleted
+
+    def _cutoff(self) -> int:
+        return self._clock.now() - self._retention
+
+    def _has_jumped(self, now: int) -> bool:
+        """The wall's clock against the one that only goes forward: a wrong clock deletes nothing for an hour."""
+        monotonic = self._clock.monotonic()
+        if self._last_pass is not None:
+            wall, ran = now - self._last_pass[0], (monotonic - self._last_pass[1]) * 1000
+            if abs(wall - ran) > JUMP_MILLISECONDS:
+                self._hold_until = monotonic + JUMP_WAIT_MILLISECONDS / 1000
+        self._last_pass = (now, monotonic)
+        return monotonic < self._hold_until
+
+    # -- the oldest number ---------------------------------------------------------------------------------------------
+
+    def _knows_oldest(self, chat: Chat) -> bool:
+        if chat.oldest_at is None:
+            return chat.oldest > chat.sequence
+        return chat.oldest_at >= self._cutoff()
+
+    async def _look_up_oldest(self, chat: Chat) -> None:
+        cutoff = self._cutoff()
+        tail = next((entry for entry in chat.unmoved if entry.sequence is not None and entry.timestamp >= cutoff), None)
+        found = await self._reads.run(lambda connection: _oldest(connection, chat.key, chat.sequence, cutoff))
+        if found is None and tail is not None and tail.sequence is not None:
+            found = tail.sequence, tail.timestamp
+        oldest, oldest_at = found or (chat.sequence + 1, None)
+        if oldest >= chat.oldest:
+            chat.oldest, chat.oldest_at = oldest, oldest_at
+
+
+def _split(joined: bytes | None) -> Sequence[bytes]:
+    return joined.split(b"\x1e") if joined else ()
+
+
+def _one(connection: apsw.Connection, query: str, parameters: Mapping[str, apsw.SQLiteValue]) -> Row:
+    return cast(Row, connection.execute(query, parameters).fetchone())
+
+
+def _move(connection: apsw.Connection, positions: str) -> None:
+    connection.execute(QUERY["move"], (positions,))
+    connection.execute(QUERY["count_moved"], (positions,))
+
+
+class _Store:
+    """The job that stores one message by itself: from the log, or from where it was set apart."""
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+
+    def __call__(self, connection: apsw.Connection) -> None:
+        if self._message.position:
+            _move(connection, f"[{self._message.position}]")
+        connection.execute(QUERY["store_undelivered"], (self._message.message_id,))
+
+
+def _place_at(connection: apsw.Connection, low: int, high: int, timestamp: int) -> int:
+    """The first place whose message is not older than `timestamp`: by halves, since both ascend together."""
+    first = cast("tuple[int, int] | None", connection.execute(QUERY["edge_up"], (low, high)).fetchone())
+    if first is None or first[1] >= timestamp:
+        return low
+    last = cast("tuple[int, int] | None", connection.execute(QUERY["edge_down"], (low, high)).fetchone())
+    assert last is not None
+    if last[1] < timestamp:
+        return last[0] + 1
+    low, high = first[0], last[0]
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = connection.execute(QUERY["edge_up"], (middle, high)).fetchone()
+        place, at = cast("tuple[int, int]", found or (high, timestamp))
+        if at >= timestamp:
+            high = middle
+        else:
+            low = place
+    return high
+
+
+def _oldest(connection: apsw.Connection, key: int, head: int, cutoff: int) -> tuple[int, int] | None:
+    """The first number in message_storage that has not expired, and its timestamp."""
+    found = cast("tuple[int, int] | None", connection.execute(QUERY["number_at"], (key, 0)).fetchone())
+    if found is None or found[1] >= cutoff:
+        return found
+    low, high = found[0], head + 1
+    best: tuple[int, int] | None = None
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = cast("tuple[int, int] | None", connection.execute(QUERY["number_at"], (key, middle)).fetchone())
+        if found is None or found[1] >= cutoff:
+            high = middle
+            best = found or best
+        else:
+            low = max(middle, found[0])
+    return best
+
+
+def _expire(connection: apsw.Connection, cutoff: int, limit: int) -> int:
+    deleted = 0
+    for (key,) in cast(
+        "list[tuple[int]]", connection.execute(QUERY["expired_chats"], (cutoff, EXPIRED_CHATS)).fetchall()
+    ):
+        low = key << ORDINAL_BITS
+        high = low | ORDINAL_MASK
+        connection.execute(QUERY["expire"], (low, high, cutoff, limit - deleted))
+        deleted += connection.changes()
+        connection.execute(QUERY["set_first_at"], (key, low, high))
+        if deleted >= limit:
+            break
+    connection.execute(QUERY["forget_tombstones"], (cutoff - TOMBSTONE_MILLISECONDS, limit))
+    return deleted

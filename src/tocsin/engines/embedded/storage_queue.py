@@ -1,0 +1,227 @@
+"""MessageStorageQueue over the log: what was accepted goes to message-storage in bulk, chat by chat.
+
+    GroupCommit.committed -> Chat.unmoved -> slices of whole chats -> message-storage -> Messages.store -> trim
+
+Rules:
+- a slice takes a few milliseconds, so that no commit waits long for it; it holds few chats and much of each, because
+  a page for each chat and message is what would make storing dear;
+- the cursor passes, and the log is trimmed, when all slices up to it are moved;
+- a message that can't be stored is tried three times and stays readable as a dead letter.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Final, cast, overload
+
+import apsw
+import structlog
+
+from tocsin.bus import Consumer
+from tocsin.clock import Clock
+from tocsin.engines.embedded.chats import Chat, Chats
+from tocsin.engines.embedded.data_folder import DataFolder
+from tocsin.engines.embedded.group_commit import GroupCommit
+from tocsin.engines.embedded.log_queue import LogQueue
+from tocsin.engines.embedded.sql import QUERY
+from tocsin.failpoints import Failpoints
+from tocsin.message import Message, read_back
+from tocsin.topology import MESSAGE_STORAGE_QUEUE
+
+log = structlog.get_logger(__name__)
+
+MOVE_SECONDS: Final = 1.0
+#: So many unmoved messages are moved at once, without waiting for the second to end.
+MOVE_AT: Final = 20_000
+SLICE: Final = 1_000
+TRIM_SLICE: Final = 5_000
+RETRY_SECONDS: Final = 1.0
+
+
+class LogSlice(Sequence[Message]):
+    """Messages of the log by their positions; only who looks inside reads them."""
+
+    def __init__(self, folder: DataFolder, positions: Sequence[int], chats: Sequence[tuple[Chat, int]]) -> None:
+        self._folder = folder
+        self._messages: Sequence[Message] | None = None
+        self.positions: Final = positions
+        #: Each chat, and how many of its unmoved messages are in the slice, from the first on.
+        self.chats: Final = chats
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._read())
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Message]: ...
+    def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
+        return self._read()[index]
+
+    def _read(self) -> Sequence[Message]:
+        if self._messages is None:
+            connection = apsw.Connection(str(self._folder.database), flags=apsw.SQLITE_OPEN_READONLY)
+            try:
+                rows = cast(
+                    "list[tuple[int, bytes]]",
+                    connection.execute(QUERY["log_rows"], (str(list(self.positions)),)).fetchall(),
+                )
+            finally:
+                connection.close()
+            self._messages = [read_back(body, position) for position, body in rows]
+        return self._messages
+
+
+class StorageQueue:
+    def __init__(
+        self,
+        *,
+        folder: DataFolder,
+        chats: Chats,
+        commits: GroupCommit,
+        clock: Clock,
+        failpoints: Failpoints,
+        retries: LogQueue,
+        cursor: int,
+        trimmed: int,
+    ) -> None:
+        """`retries` takes what could not be stored, message by message."""
+        self._folder = folder
+        self._chats = chats
+        self._commits = commits
+        self._clock = clock
+        self._failpoints = failpoints
+        self._retries = retries
+        self._consumer: Consumer | None = None
+        self._wake = asyncio.Event()
+        self._seen = cursor
+        self._trimmed = trimmed
+        self._moving: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._dirty: dict[int, Chat] = {}
+        self.cursor = cursor
+        self.others: Sequence[LogQueue] = ()
+
+    def consume(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._moving = asyncio.create_task(self._work(), name="message-storage-queue")
+        self._moving.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self._commits.fatal.done():
+            self._commits.fatal.set_exception(error)
+
+    def passed(self, position: int, chats: Sequence[Chat]) -> None:
+        """The log up to here waits in its chats."""
+        self._seen = position
+        for chat in chats:
+            self._dirty[chat.key] = chat
+        if self._commits.unmoved >= MOVE_AT:
+            self._wake.set()
+
+    @property
+    def depth(self) -> int:
+        return self._commits.unmoved
+
+    @property
+    def oldest(self) -> int | None:
+        return min((chat.unmoved[0].timestamp for chat in self._dirty.values() if chat.unmoved), default=None)
+
+    async def drain(self) -> None:
+        while self._commits.unmoved:
+            self._idle.clear()
+            self._wake.set()
+            await self._idle.wait()
+
+    async def stop(self) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
+            await asyncio.gather(self._moving, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            timer = asyncio.ensure_future(self._clock.sleep(MOVE_SECONDS))
+            wake = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait((timer, wake), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                timer.cancel()
+                wake.cancel()
+            self._wake.clear()
+            if self._dirty:
+                await self._move()
+            await self._trim()
+            self._idle.set()
+
+    async def _move(self) -> None:
+        """All that waits now, in slices of whole chats."""
+        upto = self._seen
+        dirty, self._dirty = self._dirty, {}
+        positions: list[int] = []
+        chats: list[tuple[Chat, int]] = []
+        for chat in dirty.values():
+            done = 0
+            waiting = [unmoved.position for unmoved in chat.unmoved if unmoved.position <= upto]
+            while done < len(waiting):
+                part = waiting[done : done + SLICE - len(positions)]
+                positions += part
+                done += len(part)
+                chats.append((chat, len(part)))
+                if len(positions) >= SLICE:
+                    await self._store(LogSlice(self._folder, positions, chats))
+                    positions, chats = [], []
+        if positions:
+            await self._store(LogSlice(self._folder, positions, chats))
+        self.cursor = upto
+
+    async def _store(self, part: LogSlice) -> None:
+        assert self._consumer is not None
+        await self._failpoints.reach("storage.mid_move")
+        while True:
+            try:
+                await self._consumer(part)
+            except Exception as error:
+                log.warning("a slice of the log could not be stored", error=repr(error))
+                if not self._commits.is_full:
+                    await self._store_singly(part)
+                    return
+                await self._clock.sleep(RETRY_SECONDS)
+            else:
+                self._moved(part)
+                return
+
+    async def _store_singly(self, part: LogSlice) -> None:
+        """Finds the guilty one: it is set apart with its count of tries, readable there, and counts as moved."""
+        assert self._consumer is not None
+        for message in part:
+            chat = self._chats.get(message.chat_id)
+            assert chat is not None
+            try:
+                await self._consumer([message])
+            except Exception as error:
+                self._chats.storage_letters.add(chat.key)
+                await self._retries.set_apart(message, repr(error))
+            self._moved(LogSlice(self._folder, [message.position], [(chat, 1)]))
+
+    def _moved(self, part: LogSlice) -> None:
+        for chat, count in part.chats:
+            for _ in range(count):
+                chat.unmoved.popleft()
+        self._commits.moved(len(part))
+
+    async def _trim(self) -> None:
+        """Deletes from the log what every queue has passed."""
+        upto = min([self.cursor, *(queue.cursor for queue in self.others)])
+        while self._trimmed < upto:
+            await self._failpoints.reach("storage.before_trim")
+            self._trimmed = min(upto, self._trimmed + TRIM_SLICE)
+            await self._commits.write(self._delete)
+
+    def _delete(self, connection: apsw.Connection) -> None:
+        """The log's last timestamp and position outlive it, so that ids and positions ascend after a restart."""
+        last = connection.execute(QUERY["last_timestamp"]).get
+        connection.execute(QUERY["set_meta"], ("last_timestamp", last))
+        connection.execute(QUERY["set_cursor"], (MESSAGE_STORAGE_QUEUE.name, self._trimmed))
+        connection.execute(QUERY["trim"], (self._trimmed,))

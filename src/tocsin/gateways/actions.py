@@ -1,0 +1,123 @@
+"""What a client may say over its WebSocket: one closed set of actions, decoded from one text (WIRE.md, WebSocket)."""
+
+from typing import Final
+
+import msgspec
+
+from tocsin import strict_json
+from tocsin.errors import Refusal, invalid
+from tocsin.message import PublishRequest, is_chat_id, is_printable_id
+
+MAX_SYNC: Final = 300
+MAX_SEQUENCE: Final = 10**18
+
+
+class SendMessage(PublishRequest, frozen=True, kw_only=True, tag_field="action", tag="sendMessage", gc=False):
+    request_id: str | None = None
+
+
+class _Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    request_id: str | None = None
+
+
+class Subscribe(_Action, frozen=True, kw_only=True, tag_field="action", tag="subscribe"):
+    chat_id: str
+    last_sequence: int | None = None
+    epoch: str | None = None
+
+
+class Unsubscribe(_Action, frozen=True, kw_only=True, tag_field="action", tag="unsubscribe"):
+    chat_id: str
+
+
+class Sync(_Action, frozen=True, kw_only=True, tag_field="action", tag="sync"):
+    chats: dict[str, int | None]
+    epoch: str | None = None
+
+
+class RefreshToken(_Action, frozen=True, kw_only=True, tag_field="action", tag="refreshToken"):
+    token: str
+
+    def __repr__(self) -> str:
+        return "RefreshToken()"
+
+
+class Ping(_Action, frozen=True, kw_only=True, tag_field="action", tag="ping"):
+    pass
+
+
+Action = SendMessage | Subscribe | Unsubscribe | Sync | RefreshToken | Ping
+NAMES: Final = ("sendMessage", "subscribe", "unsubscribe", "sync", "refreshToken", "ping")
+
+_decoder: Final[msgspec.json.Decoder[Action]] = msgspec.json.Decoder(Action)
+
+
+class _Readable(msgspec.Struct):
+    """What an error repeats, as far as it can be read."""
+
+    action: msgspec.Raw = msgspec.Raw()
+    requestId: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the wire's name
+    chatId: msgspec.Raw = msgspec.Raw()  # noqa: N815
+
+
+_readable: Final = msgspec.json.Decoder(_Readable)
+
+
+def decode(text: bytes) -> Action:
+    """Raises `Refusal`: `invalid_json`, `invalid_argument` with its field, `unknown_action`."""
+    try:
+        action = strict_json.decode(text, _decoder)
+    except Refusal as refusal:
+        if refusal.field == "action":
+            raise Refusal(
+                "unknown_action", f"An action is one of {', '.join(NAMES)}.", field="action"
+            ) from None
+        raise
+    if type(action) is not SendMessage:
+        _check(action)
+    if action.request_id is not None and not is_printable_id(action.request_id):
+        raise invalid("requestId", "A requestId is 1 to 128 printable ASCII characters.")
+    return action
+
+
+def _check(action: Action) -> None:
+    if isinstance(action, Subscribe | Unsubscribe):
+        _check_chat(action.chat_id, "chatId")
+    if isinstance(action, Subscribe):
+        _check_sequence(action.last_sequence, "lastSequence")
+    elif isinstance(action, Sync):
+        if len(action.chats) > MAX_SYNC:
+            raise invalid("chats", f"At most {MAX_SYNC} chats are taken at once.")
+        for chat_id, last_sequence in action.chats.items():
+            _check_chat(chat_id, "chats")
+            _check_sequence(last_sequence, f"chats.{chat_id}")
+
+
+def _check_chat(chat_id: str, field: str) -> None:
+    if not is_chat_id(chat_id):
+        raise invalid(field, "A chatId is 1 to 128 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
+
+
+def _check_sequence(last_sequence: int | None, field: str) -> None:
+    if last_sequence is not None and not 0 <= last_sequence < MAX_SEQUENCE:
+        raise invalid(field, "It must be a whole number, 0 or more.")
+
+
+def readable_ids(text: bytes) -> tuple[str | None, str | None]:
+    """The requestId and the chatId of a text that was refused, where they can be read."""
+    try:
+        found = _readable.decode(text)
+        request_id, chat_id = _text(found.requestId), _text(found.chatId)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None, None
+    return (
+        request_id if request_id is not None and is_printable_id(request_id) else None,
+        chat_id if chat_id is not None and is_chat_id(chat_id) else None,
+    )
+
+
+def _text(raw: msgspec.Raw) -> str | None:
+    if not bytes(raw):
+        return None
+    value = msgspec.json.decode(raw)
+    return value if isinstance(value, str) else None

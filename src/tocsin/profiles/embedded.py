@@ -1,0 +1,227 @@
+"""The embedded profile: one process, one folder, one port; settings -> engine + gateway, wired.
+
+folder -> keys -> engine -> service -> front (WebSocket and REST), ops listener, admin.sock -> SIGTERM -> all back
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import uuid
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import structlog
+import uvloop
+
+from tocsin.clock import SystemClock
+from tocsin.engines.embedded.data_folder import FolderError
+from tocsin.engines.embedded.engine import EmbeddedEngine, EmbeddedSettings
+from tocsin.engines.file_keys import ISSUER, FileKeys
+from tocsin.engines.oidc_keys import OidcKeys
+from tocsin.failpoints import Failpoints
+from tocsin.gateways.admin import AdminApi
+from tocsin.gateways.conversation import Conversations
+from tocsin.gateways.cursors import Cursors
+from tocsin.gateways.frames import text_frame
+from tocsin.gateways.front import Front, FrontSettings
+from tocsin.gateways.http import HttpApi
+from tocsin.gateways.ops import OpsApi
+from tocsin.identity import Keys, KeySource, KeysUnusable, TokenCheck, TokenRules
+from tocsin.service import Service
+
+log = structlog.get_logger(__name__)
+
+#: A stop takes 30 s at most: what is under way gets this many of them.
+STOP_SECONDS: Final = 20.0
+
+
+class StartError(Exception):
+    """What a person must mend before the service can start, in a sentence."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of `tocsin serve`; times in milliseconds. What it says of each stands at its flag."""
+
+    data: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: int = 8080
+    ops_port: int = 9090
+    base_path: str = "/dvl"
+    issuer: str | None = None
+    audience: tuple[str, ...] = ()
+    jwks_url: str | None = None
+    user_claim: str = "sub"
+    scope_prefix: str = ""
+    allowed_origin: tuple[str, ...] = ()
+    trusted_proxy: tuple[str, ...] = ()
+    retention: int = 30 * 86_400_000
+    restored: bool = False
+    publish_rate: float = 100
+    publish_burst: float = 500
+    connections_per_user: int = 100
+    connections_per_address: int = 1_000
+    chats_per_connection: int = 300
+    claim_capacity: int = 2_000_000
+    failpoints: str = ""
+    log_format: Literal["text", "json"] = "text"
+    examples: bool = False
+
+
+def run(settings: Settings) -> None:
+    """`serve` on uvloop, until the process is told to stop. Raises StartError."""
+    sys.setswitchinterval(0.0005)  # the writer's thread must not wait 5 ms for each turn of the interpreter's lock
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    configure_log(settings.log_format)
+    clock = SystemClock()
+    try:
+        engine = EmbeddedEngine(
+            EmbeddedSettings(
+                data=settings.data,
+                restored=settings.restored,
+                retention=settings.retention,
+                publish_rate=settings.publish_rate,
+                publish_burst=settings.publish_burst,
+                connections_per_user=settings.connections_per_user,
+                chats_per_connection=settings.chats_per_connection,
+                claim_capacity=settings.claim_capacity,
+            ),
+            frame=text_frame,
+            clock=clock,
+            failpoints=Failpoints(settings.failpoints),
+        )
+    except (FolderError, ValueError, OSError) as error:
+        raise StartError(str(error)) from error
+    try:
+        await _serve_on(engine, settings, clock)
+    finally:
+        await engine.stop()
+
+
+async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClock) -> None:
+    try:
+        files = FileKeys(settings.data / "keys")
+        tokens = TokenCheck(await Keys.open(_key_source(settings, files), _report, clock.now()), _rules(settings))
+    except KeysUnusable as error:
+        raise StartError(str(error)) from error
+    service = Service(engine.protocols, tokens, chats_per_connection=settings.chats_per_connection)
+    origins = frozenset(settings.allowed_origin)
+    conversations = Conversations(service, engine.hub, allowed_origins=origins)
+    api = HttpApi(
+        service,
+        base_path=settings.base_path,
+        cursors=Cursors(files.cursor_secret),
+        allowed_origins=origins,
+        new_id=new_id,
+    )
+    front = Front(
+        api,
+        conversations,
+        new_id=new_id,
+        settings=FrontSettings(
+            base_path=settings.base_path,
+            trusted_proxies=settings.trusted_proxy,
+            connections_per_address=settings.connections_per_address,
+        ),
+    )
+    engine.start()
+    service.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    reasons: list[str] = ["starting"]
+    fronts = [front]
+    try:
+        try:
+            port = await front.start(settings.host, settings.port)
+            url = f"http://{_in_url(settings.host)}:{port}{settings.base_path}"
+            admin = Front(AdminApi(service, api, url=url, new_id=new_id), new_id=new_id)
+            fronts.append(admin)
+            await admin.start_unix(settings.data / "admin.sock")
+            if settings.ops_port:
+                ops = Front(
+                    OpsApi(engine.protocols, ready=lambda: reasons, expose=engine.metrics.expose, new_id=new_id),
+                    new_id=new_id,
+                )
+                fronts.append(ops)
+                await ops.start("127.0.0.1", settings.ops_port)
+        except OSError as error:
+            raise StartError(f"The service can't listen: {error.strerror or error}.") from error
+        reasons.clear()
+        if settings.host not in ("127.0.0.1", "::1", "localhost"):
+            log.warning("the service listens beyond this machine, without TLS; put a proxy that ends TLS before it")
+        print(f"listening on {url}", flush=True)
+        if settings.examples:
+            from tocsin.cli_examples import print_examples
+
+            await print_examples(service, files, url)
+        whole = asyncio.ensure_future(engine.check_whole())
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((stopped, engine.fatal), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        whole.cancel()
+        if engine.fatal.done():
+            reasons.append("the store failed")
+            engine.fatal.result()
+        reasons.append("stopping")
+    finally:
+        conversations.is_draining = True
+        for listening in fronts:
+            await listening.stop(STOP_SECONDS / len(fronts))
+        await conversations.settle()
+        await service.stop()
+    log.info("stopped")
+
+
+def _key_source(settings: Settings, files: FileKeys) -> KeySource:
+    if settings.issuer is None:
+        return files
+    return OidcKeys(issuer=settings.issuer, jwks_url=settings.jwks_url)
+
+
+def _rules(settings: Settings) -> TokenRules:
+    if settings.issuer is None:
+        return TokenRules(issuer=ISSUER, audiences=frozenset({ISSUER}))
+    return TokenRules(
+        issuer=settings.issuer,
+        audiences=frozenset(settings.audience),
+        user_claims=(settings.user_claim,) if settings.user_claim == "sub" else (settings.user_claim, "sub"),
+        scope_prefix=settings.scope_prefix,
+    )
+
+
+def _report(sentence: str) -> None:
+    log.warning("keys", reason=sentence)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def configure_log(form: Literal["text", "json"]) -> None:
+    """One line for each event, on stderr."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

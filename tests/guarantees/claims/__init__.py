@@ -1,0 +1,1 @@
+"""The claims, by what they speak of. checker.py has the table."""

@@ -1,0 +1,60 @@
+"""A message's time is up: it is never shown again, its number never comes again, and the oldest never falls."""
+
+import asyncio
+
+import pytest
+
+from tests.guarantees.checker import check
+from tests.guarantees.drafts import draft, drafts
+from tests.guarantees.publishers import SocketPublisher
+from tests.guarantees.recorder import Recorder
+from tests.guarantees.records import HistoryRead
+from tests.guarantees.server import Service
+from tests.guarantees.traffic import ROOMS
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 3
+FLAG = ("--retention", f"{SECONDS}s")
+
+
+async def read_until_gone(recorder: Recorder, room: str, oldest: int) -> HistoryRead:
+    """Reads again and again, so that the checker sees every stage, until number `oldest` is gone."""
+    async with asyncio.timeout(8 * SECONDS):
+        while True:
+            read = await recorder.read_whole(room)
+            if read.oldest > oldest:
+                return read
+            await asyncio.sleep(0.02)
+
+
+async def test_what_has_expired_is_never_returned_and_numbers_go_on(service: Service, recorder: Recorder) -> None:
+    room = ROOMS[0]
+    recorder.log.retention = SECONDS
+    await service.start(flags=FLAG)
+    for count in range(40):
+        await recorder.publish(draft(room, f"{count}", message_type="fifo" if count % 4 else "standard"))
+    read = await read_until_gone(recorder, room, 30)
+    assert (read.head, read.oldest, read.rows) == (30, 31, ())
+
+    service.kill()
+    await service.start(flags=FLAG)
+    read = await recorder.read_whole(room)
+    assert (read.head, read.oldest, read.rows) == (30, 31, ()), "a restart brings nothing back"
+    await recorder.publish(draft(room, "the next"))
+    read = await recorder.read_whole(room)
+    assert [row.number for row in read.rows] == [31]
+    assert check(recorder.log) == []
+
+
+async def test_history_that_ends_while_it_is_read_has_no_hole(service: Service, recorder: Recorder) -> None:
+    recorder.log.retention = SECONDS
+    await service.start(flags=FLAG)
+    publisher = SocketPublisher(recorder, "alice", drafts("alice", ROOMS[:1], 4), pause=0.002)
+    publishing = asyncio.create_task(publisher.run())
+    read = await read_until_gone(recorder, ROOMS[0], 300)
+    assert read.rows, "the newest are there while the oldest go"
+    publisher.stop()
+    await publishing
+    await read_until_gone(recorder, ROOMS[0], (await recorder.read_whole(ROOMS[0])).head)
+    assert check(recorder.log) == []
