@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.servers import Server
+from bench.servers import Failure, Server
 
 SOURCES = Path(__file__).resolve().parent / "load"
 Result = dict[str, Any]  # one JSON line of the generator; its shape is in load/<mode>.c
@@ -27,9 +27,20 @@ def compiled(folder: Path) -> Path:
 class Generator:
     program: Path
     core: int
+    dialect: str
 
     def words(self, mode: str, port: int, options: dict[str, object]) -> list[str]:
-        words = ["taskset", "-c", str(self.core), str(self.program), mode, "--port", str(port)]
+        words = [
+            "taskset",
+            "-c",
+            str(self.core),
+            str(self.program),
+            mode,
+            "--port",
+            str(port),
+            "--dialect",
+            self.dialect,
+        ]
         for name, value in options.items():
             if value is True:
                 words += [f"--{name.replace('_', '-')}"]
@@ -43,7 +54,7 @@ class Generator:
         words = self.words(mode, port, {"server_pid": server.pid, **options})
         done = subprocess.run(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"the load generator failed: {' '.join(words)}")
+            raise Failure(f"the load generator failed: {' '.join(words)}")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     @contextlib.contextmanager
@@ -54,6 +65,6 @@ class Generator:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                raise SystemExit("the load generator failed")
+                raise Failure("the load generator failed")
             yield json.loads(line)
             process.communicate()

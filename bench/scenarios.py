@@ -11,13 +11,13 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.generator import Generator, Result
 from bench.issuer import Issuer
-from bench.servers import Server, free_ports, started
+from bench.servers import Failure, Launch, Server, free_ports, started
 
 Grant = tuple[str, str]  # user, chat
 
@@ -65,18 +65,20 @@ class Figure:
 class Ground:
     """What every scenario stands on: which server, on which core, where; and who signs the tokens."""
 
-    server_name: str
+    launch: Launch
     issuer: Issuer
     generator: Generator
     folder: Path
-    server_core: int
     quick: bool
     rates: tuple[int, ...] = ()
 
-    @contextlib.contextmanager
-    def server(self, scenario: str) -> Iterator[Server]:
-        with started(self.server_name, self.folder / scenario, self.issuer.url, self.server_core) as server:
-            yield server
+    @property
+    def peer(self) -> bool:
+        """Not Tocsin's wire: other REST, no permissions."""
+        return self.launch.dialect == "centrifugo"
+
+    def server(self, scenario: str, kept: int = 0) -> contextlib.AbstractContextManager[Server]:
+        return started(self.launch, self.folder / scenario, kept)
 
     def tokens(self, name: str, users: Iterable[str], scopes: tuple[str, ...] = ()) -> Path:
         return self.lines(f"{name}.tokens", (self.issuer.token(user, scopes) for user in users))
@@ -87,6 +89,8 @@ class Ground:
         return path
 
     def grant(self, server: Server, grants: Iterable[Grant]) -> None:
+        if self.peer:
+            return
         bodies = [{"userId": user, "chatId": chat, "role": "member"} for user, chat in grants]
         requests = [f"POST /dvl/permissions {json.dumps(body)}" for body in bodies]
         (done,) = self.generator.run(
@@ -98,7 +102,7 @@ class Ground:
             tokens=self.tokens("service", ["back-end"], ("permissions:write",)),
         )
         if done["wrong"]:
-            raise SystemExit(f"{done['wrong']} of {len(requests)} grants were refused")
+            raise Failure(f"{done['wrong']} of {len(requests)} grants were refused")
 
 
 def found(**counts: float) -> tuple[str, ...]:
@@ -119,15 +123,16 @@ class Pipeline:
     publishers: int
     rates: tuple[int, ...]
     limit: float  # milliseconds that p99 may take
+    peer_limit: float = 0  # what another server is granted instead
     of: str = "delivery"  # or "ack": what is timed and counted
     dedupe_every: int = 0
     window: int = 64
     seconds: float = 3
-    peer_share: float = 0.05  # a slower server climbs the same ladder, scaled
+    shares: tuple[float, float] = (0.05, 0.2)  # the baseline and Centrifugo climb the same ladder, scaled
 
     def measure(self, ground: Ground) -> list[Figure]:
         chats, members = (min(self.chats, 20), min(self.members, 20)) if ground.quick else (self.chats, self.members)
-        share = self.peer_share if ground.server_name == "baseline" else 1
+        share = {"baseline": self.shares[0], "centrifugo": self.shares[1]}.get(ground.launch.name, 1)
         rates = ground.rates or tuple(round(rate * share) for rate in self.rates)
         if ground.quick:
             rates = rates[:1]
@@ -150,21 +155,24 @@ class Pipeline:
                 publisher_tokens=ground.tokens("publisher", ["publisher"]),
             )
             server.settle()
-            lost = sum(result["acked"] for result in results) - sum_of_heads(ground, server, names)
-        figures = [self.figure(result, members) for result in results]
+            lost = 0 if ground.peer else sum(r["acked"] for r in results) - sum_of_heads(ground, server, names)
+        figures = [self.figure(ground, result) for result in results]
         if lost > 0:
-            raise SystemExit(f"{self.name}: {lost} acknowledged messages are not in history")
+            raise Failure(f"{self.name}: {lost} acknowledged messages are not in history")
         return figures
 
-    def figure(self, result: Result, members: int) -> Figure:
+    def figure(self, ground: Ground, result: Result) -> Figure:
         rate, timed = result["rate"], result[self.of] or {"p99": float("inf")}
         faults = found(**{name: result[name] for name in ("missing", "holes", "repeats", "gapped", "errors", "lost")})
         if rate and result["acks_per_s"] < 0.95 * rate:
             faults += (f"only {result['acks_per_s']:,.0f} publishes/s",)
-        if timed["p99"] > self.limit:
-            faults += (f"p99 over {self.limit:g} ms",)
+        limit = self.limit if ground.launch.name == "tocsin" else self.peer_limit or self.limit
+        if timed["p99"] > limit:
+            faults += (f"p99 over {limit:g} ms",)
         if faults and result["generator_cpu"] > 0.95:
             faults += (f"the generator was at {result['generator_cpu']:.0%}",)
+        if self.dedupe_every and ground.peer and not ground.launch.postgres:
+            faults += ("in memory only",)
         step = f"{rate:,} publishes/s" if rate else f"window {self.publishers} x {self.window}"
         counted, unit = ("deliveries_per_s", "deliveries/s") if self.of == "delivery" else ("acks_per_s", "publishes/s")
         value = result[counted]
@@ -183,19 +191,33 @@ def sum_of_heads(ground: Ground, server: Server, chats: list[str]) -> int:
         page = json.loads(connection.getresponse().read())
         newest = page["messages"][0]["sequenceNumber"] if page["messages"] else 0
         if newest != page["headSequence"]:
-            raise SystemExit(f"{chat}: the newest message has number {newest}, the head is {page['headSequence']}")
+            raise Failure(f"{chat}: the newest message has number {newest}, the head is {page['headSequence']}")
         total += newest
     connection.close()
     return total
 
 
 PIPELINES = (
-    Pipeline(name="latency", chats=100, members=10, publishers=4, rates=(1000,), limit=6, seconds=10, peer_share=1),
+    Pipeline(name="latency", chats=100, members=10, publishers=4, rates=(1000,), limit=6, seconds=10, shares=(1, 1)),
     Pipeline(
-        name="room", chats=1, members=1000, publishers=4, rates=(500, 1000, 2000, 3000, 4000, 5000, 6000), limit=50
+        name="room",
+        chats=1,
+        members=1000,
+        publishers=4,
+        rates=(500, 1000, 2000, 3000, 4000, 5000, 6000),
+        limit=50,
+        peer_limit=250,
+        shares=(0.025, 0.2),
     ),
     Pipeline(
-        name="groups", chats=1000, members=10, publishers=8, rates=(4000, 8000, 10000, 12000, 15000, 20000), limit=100, peer_share=0.15
+        name="groups",
+        chats=1000,
+        members=10,
+        publishers=8,
+        rates=(4000, 8000, 10_000, 12_000, 15_000, 20_000),
+        limit=100,
+        peer_limit=250,
+        shares=(0.15, 0.5),
     ),
     Pipeline(
         name="durable",
@@ -206,7 +228,7 @@ PIPELINES = (
         limit=50,
         of="ack",
         dedupe_every=10,
-        peer_share=0.15,
+        shares=(0.15, 0.05),
     ),
     Pipeline(
         name="hot",
@@ -217,7 +239,7 @@ PIPELINES = (
         limit=50,
         of="ack",
         dedupe_every=10,
-        peer_share=0.15,
+        shares=(0.15, 0.05),
     ),
 )
 
@@ -281,7 +303,7 @@ def storm(ground: Ground) -> list[Figure]:
     count, chats = (100, 10) if ground.quick else (5000, 500)
     users = [f"user-{i}" for i in range(count)]
     figures = []
-    with ground.server("storm") as server:
+    with ground.server("storm", kept=300) as server:
         ground.grant(server, [(user, f"chat-{i % chats}") for i, user in enumerate(users)])
         ground.grant(server, [("publisher", f"chat-{i}") for i in range(chats)])
         tokens, fresh = ground.tokens("users", users), ground.tokens("users-again", users)
@@ -323,32 +345,22 @@ def history(ground: Ground) -> list[Figure]:
     """Pages of 50 from a chat of a million messages: the newest; then anywhere in it, by number."""
     batches = 10 if ground.quick else 2000
     total, figures = batches * 500, []
-    with ground.server("history") as server:
+    with ground.server("history", kept=total) as server:
         ground.grant(server, [("member", "chat-0")])
-        payload = {"chatId": "chat-0", "eventType": "bench", "content": "x" * 100}
-        batch = {"messages": [{"messageType": "fifo", "payload": payload}] * 500}
+        fill, pages = history_requests(ground, total)
         member = ground.tokens("member", ["member"])
         (filled,) = ground.generator.run(
             "http",
             server,
             connections=4,
             count=batches,
-            expect=500,
             tokens=member,
-            requests=ground.lines("fill.requests", [f"POST /dvl/publish/batch {json.dumps(batch)}"]),
+            requests=ground.lines("fill.requests", [fill]),
         )
         if filled["wrong"]:
-            raise SystemExit(f"history: {filled['wrong']} of {batches} batches were not taken whole")
+            raise Failure(f"history: {filled['wrong']} of {batches} batches were refused")
         server.settle()
-        anywhere = random.Random(1)
-        targets = {
-            "history": ["/dvl/messages?chatId=chat-0&limit=50"],
-            "history anywhere": [
-                f"/dvl/messages?chatId=chat-0&limit=50&fromSequence={anywhere.randint(1, total - 50)}"
-                for _ in range(1000)
-            ],
-        }
-        for scenario, pages in targets.items():
+        for scenario, lines in pages.items():
             (result,) = ground.generator.run(
                 "http",
                 server,
@@ -356,7 +368,8 @@ def history(ground: Ground) -> list[Figure]:
                 duration=0.7 if ground.quick else 5,
                 expect=50,
                 tokens=member,
-                requests=ground.lines("pages.requests", [f"GET {page}" for page in pages]),
+                counting='"content"',
+                requests=ground.lines("pages.requests", lines),
             )
             figures.append(
                 Figure.of(
@@ -372,6 +385,22 @@ def history(ground: Ground) -> list[Figure]:
     return figures
 
 
+def history_requests(ground: Ground, total: int) -> tuple[str, dict[str, list[str]]]:
+    """The request that adds 500 messages, and for each kind of reading the requests for pages of 50."""
+    payload = {"chatId": "chat-0", "eventType": "bench", "content": "x" * 100}
+    anywhere = random.Random(1)
+    starts = [anywhere.randint(1, total - 50) for _ in range(1000)]
+    if ground.peer:
+        command = {"publish": {"channel": "chat-0", "data": payload}}
+        fill = f"POST /api/batch {json.dumps({'commands': [command] * 500})}"
+        newest = {"channel": "chat-0", "limit": 50, "reverse": True}
+        return fill, {"history": [f"POST /api/history {json.dumps(newest)}"]}
+    publish = {"messageType": "fifo", "payload": payload}
+    fill = f"POST /dvl/publish/batch {json.dumps({'messages': [publish] * 500})}"
+    page = "GET /dvl/messages?chatId=chat-0&limit=50"
+    return fill, {"history": [page], "history anywhere": [f"{page}&fromSequence={start}" for start in starts]}
+
+
 # -- the generator itself ----------------------------------------------------------------------------------------------
 
 
@@ -381,7 +410,7 @@ def ceiling(ground: Ground) -> list[Figure]:
     for rate in (2000,) if ground.quick else (4000, 8000, 12000, 16000):
         (port,) = free_ports(1)
         members = 100 if ground.quick else 1000
-        source = dataclasses.replace(ground.generator, core=ground.server_core)
+        source = dataclasses.replace(ground.generator, core=ground.launch.core)
         words = source.words("sender", port, {"connections": members, "rates": rate})
         with subprocess.Popen(words, stdout=subprocess.PIPE) as sender:
             assert sender.stdout is not None

@@ -14,7 +14,7 @@ enum { READ_MAX = 256 << 10, REST_MAX = 1 << 20, ROUND = 64 };
 const struct protocol *protocol;
 static int events_fd = -1;
 static uint32_t opened;
-static char input[REST_MAX + READ_MAX + 1]; /* one more: a dialect may end a text with 0 while it looks */
+static char input[REST_MAX + READ_MAX + 32]; /* more: a dialect may end a text with 0 and read a stamp at its end */
 
 uint64_t clock_now(void) {
     struct timespec t;

@@ -47,24 +47,38 @@ static void connected(struct connection *c) {
 
 static bool as_expected(char *body, size_t size) {
     uint32_t seen = 0;
-    for (char *at = body; (at = memmem(at, body + size - at, "\"messageId\"", 11)); at += 11) seen++;
+    for (char *at = body; (at = find(at, body + size - at, options.counting)); ) seen++;
     return !options.expect || seen == options.expect;
 }
 
-static size_t received(struct connection *c, char *bytes, size_t size, uint64_t now) {
-    char *end = memmem(bytes, size, "\r\n\r\n", 4);
-    if (!end) return 0;
+/* Returns where the body ends, NULL while it is not whole; its messages can be counted with the chunks' heads in it. */
+static char *body_end(char *head, char *body, char *end) {
     size_t length = SIZE_MAX;
-    for (char *line = bytes; line < end; line = (char *)memchr(line, '\n', end + 4 - line) + 1)
+    bool chunked = false;
+    for (char *line = head; line < body; line = (char *)memchr(line, '\n', body - line) + 1) {
         if (!strncasecmp(line, "content-length:", 15)) length = strtoul(line + 15, NULL, 10);
-    if (length == SIZE_MAX) die("an answer without Content-Length: %.*s", (int)(end - bytes), bytes);
-    if (size < end + 4 - bytes + length) return 0;
+        if (!strncasecmp(line, "transfer-encoding: chunked", 26)) chunked = true;
+    }
+    if (length != SIZE_MAX) return (size_t)(end - body) >= length ? body + length : NULL;
+    if (!chunked) die("an answer of unknown length: %.*s", (int)(body - head), head);
+    for (char *line; (line = memmem(body, end - body, "\r\n", 2));) {
+        size_t chunk = strtoul(body, NULL, 16);
+        body = line + 2 + chunk + 2;
+        if (body > end) return NULL;
+        if (!chunk) return body;
+    }
+    return NULL;
+}
+
+static size_t received(struct connection *c, char *bytes, size_t size, uint64_t now) {
+    char *body = memmem(bytes, size, "\r\n\r\n", 4), *end;
+    if (!body || !(end = body_end(bytes, body += 4, bytes + size))) return 0;
     answered++;
     histogram_add(&latency, now - c->started_at);
-    if ((bytes[9] != '2' || !as_expected(end + 4, length)) && !wrong++)
+    if ((bytes[9] != '2' || !as_expected(body, end - body)) && !wrong++)
         fprintf(stderr, "load: an answer that was not expected: %.*s\n", (int)(size < 600 ? size : 600), bytes);
     ask(c);
-    return end + 4 - bytes + length;
+    return end - bytes;
 }
 
 static void closed(struct connection *c) {

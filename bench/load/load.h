@@ -3,7 +3,8 @@
  *   main.c        options -> one mode; a mode prints JSON lines on stdout, complaints go to stderr
  *   connection.c  sockets and one epoll: bytes out, bytes in; knows neither HTTP nor WebSocket
  *   websocket.c   the upgrade and the frames (RFC 6455)
- *   tocsin.c      what the frames say and what they count for (a dialect)
+ *   dialect.c     what is found in a frame, and what it counts for
+ *   tocsin.c      what the frames say (centrifugo.c: the same for a peer)
  *   fleet.c       opens many connections, so many at a time
  *   publish.c connect.c storm.c http.c sender.c   the modes
  *   report.c      latencies, the server's processor and memory
@@ -30,7 +31,7 @@ struct options {
     uint32_t rates[32], rate_count; /* publishes a second; 0 = as fast as the window allows */
     double duration, warmup, drain; /* seconds */
     bool hold, header;
-    const char *path, *prefix, *tokens, *tokens_again, *publisher_tokens, *requests, *run;
+    const char *path, *prefix, *tokens, *tokens_again, *publisher_tokens, *requests, *counting, *run, *dialect;
 };
 extern struct options options;
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -75,14 +76,14 @@ void websocket_send(struct connection *c, const char *text, size_t size);
 
 /* ---- a dialect: what the frames say ---- */
 struct dialect {
-    size_t (*query)(const struct connection *c, char *out, size_t room);   /* the upgrade's request target */
+    size_t (*query)(const struct connection *c, char *out, size_t room); /* the upgrade's request target */
     void (*opened)(struct connection *c, uint64_t now);
     void (*heard)(struct connection *c, char *text, size_t size, uint64_t now);
-    size_t (*publish)(uint32_t chat, uint64_t due, uint64_t serial, char *out, size_t room);
+    size_t (*publish)(uint32_t chat, uint64_t stamp, uint64_t serial, char *out, size_t room);
 };
-extern const struct dialect tocsin, *dialect;
+extern const struct dialect tocsin, centrifugo, *dialect;
 
-/* What a dialect heard, for the modes to print. */
+/* ---- dialect.c ---- */
 struct tally {
     uint64_t ready, refused, lost;      /* connections: in place; never opened; closed by the server */
     uint64_t delivered, holes, repeats; /* messages; numbers skipped in silence; numbers heard again */
@@ -91,12 +92,17 @@ struct tally {
     uint64_t measure_from;              /* latencies of what was due before are not kept */
 };
 extern struct tally tally;
+char *find(char *text, size_t size, const char *key); /* behind the key, or NULL */
+char *find_again(char *text, size_t size, uint32_t *place, const char *key); /* tries where it was before */
+uint64_t number_at(const char *digits);
+void count_ready(struct connection *c, uint64_t now);
+void count_message(struct connection *c, uint64_t number, const char *stamp, uint64_t now); /* number 0: has none */
+void count_ack(struct connection *c, uint64_t stamp, uint64_t now);
+void count_error(struct connection *c, const char *text, size_t size);
 
-/* A stamp is a time in 16 decimal digits (it wraps after 115 days). */
-enum { STAMP = 16 };
+/* A stamp is the time a message was due, in 16 decimal digits (it wraps after 115 days), in its content. */
 #define STAMP_END 10000000000000000ul
-uint64_t stamp_read(const char *digits);
-static inline uint64_t stamp_age(uint64_t stamp, uint64_t now) { return (now % STAMP_END + STAMP_END - stamp) % STAMP_END; }
+size_t payload_write(uint32_t chat, uint64_t stamp, char *out, size_t room);
 
 /* ---- fleet.c ---- */
 struct connection *fleet_make(uint32_t count, uint32_t chats);             /* chats 0: all publish */

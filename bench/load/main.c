@@ -9,6 +9,7 @@
 struct options options = {
     .sources = 16, .connections = 1, .chats = 1, .members = 1, .publishers = 4, .window = 64, .parallel = 256, .missed = 20,
     .payload = 150, .duration = 3, .warmup = .5, .drain = 5, .path = "/dvl", .prefix = "chat-", .run = "run",
+    .counting = "\"messageId\"", .dialect = "tocsin",
     .rates = {0}, .rate_count = 1,
 };
 struct lines tokens, publisher_tokens;
@@ -54,7 +55,7 @@ static const struct { const char *name; uint32_t *number; double *seconds; const
     {"payload", &options.payload, 0, 0, 0},       /* bytes of the payload object */
     {"dedupe-every", &options.dedupe_every, 0, 0, 0},
     {"count", &options.count, 0, 0, 0},           /* http: how many requests; 0: for the duration */
-    {"expect", &options.expect, 0, 0, 0},         /* http: how many messages in each answer */
+    {"expect", &options.expect, 0, 0, 0},         /* http: how often each answer holds … */
     {"server-pid", &options.server_pid, 0, 0, 0},
     {"duration", 0, &options.duration, 0, 0},
     {"warmup", 0, &options.warmup, 0, 0},
@@ -65,6 +66,8 @@ static const struct { const char *name; uint32_t *number; double *seconds; const
     {"tokens-again", 0, 0, &options.tokens_again, 0}, /* storm: for coming back */
     {"publisher-tokens", 0, 0, &options.publisher_tokens, 0},
     {"requests", 0, 0, &options.requests, 0},
+    {"counting", 0, 0, &options.counting, 0},     /* … this text */
+    {"dialect", 0, 0, &options.dialect, 0},       /* tocsin or centrifugo */
     {"run", 0, 0, &options.run, 0},               /* begins every messageDeduplicationId */
     {"header", 0, 0, 0, &options.header},         /* the token goes in Authorization, not in the query */
     {"hold", 0, 0, 0, &options.hold},
@@ -102,6 +105,7 @@ int main(int count, char **words) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     protocol = &websocket;
+    if (!strcmp(options.dialect, "centrifugo")) dialect = &centrifugo;
     if (options.tokens) tokens = lines_read(options.tokens);
     publisher_tokens = options.publisher_tokens ? lines_read(options.publisher_tokens) : tokens;
     for (size_t k = 0; k < sizeof modes / sizeof *modes; k++)

@@ -10,7 +10,7 @@ static uint64_t serial;
 static void publish_one(struct connection *c, uint64_t due) {
     char text[8192];
     if (c->stage != READY) die("a publishing connection was closed");
-    websocket_send(c, text, dialect->publish((uint32_t)(serial % options.chats), due, serial, text, sizeof text));
+    websocket_send(c, text, dialect->publish((uint32_t)(serial % options.chats), due % STAMP_END, serial, text, sizeof text));
     c->in_flight++;
     serial++;
 }

@@ -8,7 +8,7 @@ static void publish_missed(struct connection *publishers, uint32_t count) {
     for (uint32_t round = 0; round < options.missed; round++)
         for (uint32_t chat = 0; chat < options.chats; chat++) {
             struct connection *c = &publishers[chat % count];
-            websocket_send(c, text, dialect->publish(chat, clock_now(), serial++, text, sizeof text));
+            websocket_send(c, text, dialect->publish(chat, clock_now() % STAMP_END, serial++, text, sizeof text));
             c->in_flight++;
         }
     for (uint32_t i = 0; i < count; i++) connection_flush(&publishers[i]);

@@ -1,6 +1,7 @@
 """How a connected client is reached: who is connected, who listens to what, and how a message gets there.
 
-    connection_handler -> Connections (who, and to which chats)      processor -> Connections.audience -> Clients.deliver
+    connection_handler -> Connections (who, and to which chats)
+    processor -> Connections.audience -> Clients.deliver
 
 Rules:
 - a subscription is the permission: it is checked in the transaction that makes it, and revoking it ends it;

@@ -258,8 +258,8 @@ class MessageIds:
             self._count += 1
         else:
             self._millisecond, self._count = self._millisecond + 1, 0
-        high = "%012x7%03x" % (self._millisecond, self._count)
-        low = "%016x" % (0x8000000000000000 | self._random_bits(62))
+        high = f"{self._millisecond:012x}7{self._count:03x}"
+        low = f"{0x8000000000000000 | self._random_bits(62):016x}"
         return f"{high[:8]}-{high[8:12]}-{high[12:]}-{low[:4]}-{low[4:]}", self._millisecond
 
 

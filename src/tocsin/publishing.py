@@ -19,7 +19,7 @@ from tocsin.identity import Identity
 from tocsin.message import MessageIds, Payload, Publication, PublishRequest, check_publish, publication
 from tocsin.metrics import Metrics
 from tocsin.rates import Rates
-from tocsin.roles import may_publish
+from tocsin.roles import Role, may_publish
 from tocsin.tables import Permissions
 
 Answer = Receipt | Refusal
@@ -57,58 +57,60 @@ class Publishing:
         """One answer for each offer; `chained`: after a refused one the later ones of its chat are refused, too."""
         now = self._clock.now()
         answers: list[Answer | None] = [None] * len(offers)
-        readable: list[tuple[int, Identity, PublishRequest, Payload]] = []
-        asked: list[tuple[str, str]] = []
-        chats: list[str | None] = [offer.chat_id for offer in offers]
+        checked: list[tuple[int, Identity, PublishRequest, Payload]] = []
+        pairs: list[tuple[str, str]] = []
         for index, offer in enumerate(offers):
             identity, request = offer.identity, offer.request
             if isinstance(request, Refusal):
                 answers[index] = request
-                continue
-            try:
-                if identity.expires_at <= now:
-                    raise Refusal("token_expired", "The token has expired; send a new one with refreshToken.")
-                payload = check_publish(request, identity.user_id)
-            except Refusal as refusal:
-                answers[index] = refusal
-                continue
-            chats[index] = payload.chat_id
-            readable.append((index, identity, request, payload))
-            asked.append((identity.user_id, payload.chat_id))
-        roles = await self._permissions.roles(asked)
-        refused = _Refused(chats, answers) if chained else None
+            elif identity.expires_at <= now:
+                answers[index] = Refusal("token_expired", "The token has expired; send a new one with refreshToken.")
+            else:
+                try:
+                    payload = check_publish(request, identity.user_id)
+                except Refusal as fault:
+                    answers[index] = fault
+                else:
+                    checked.append((index, identity, request, payload))
+                    pairs.append((identity.user_id, payload.chat_id))
+        roles = await self._permissions.roles(pairs)
+        refused = _Refused(offers, answers) if chained else None
+        now = self._clock.now()
+        draw = self._ids.draw
         accepted: list[int] = []
         publications: list[Publication] = []
-        for (index, identity, request, payload), role in zip(readable, roles, strict=True):
-            chat_id = payload.chat_id
-            if (identity.chat_ids is not None and chat_id not in identity.chat_ids) or not (
-                may_publish(role) or "publish:any" in identity.scopes
-            ):
-                answers[index] = forbidden(chat_id)
-            elif refused is not None and refused.before(index, chat_id):
-                answers[index] = after_refused(chat_id)
-            elif "publish:any" not in identity.scopes and (wait := self._rates.take(identity.user_id, chat_id)):
-                answers[index] = Refusal(
-                    "rate_limited", "You publish too often in this chat.", chat_id=chat_id, retry_after=wait
+        for (index, identity, request, payload), role in zip(checked, roles, strict=True):
+            refusal = self._refuse(identity, payload.chat_id, role)
+            if refused is not None:
+                refusal = refused.judge(index, payload.chat_id, refusal)
+            if refusal is not None:
+                answers[index] = refusal
+                continue
+            message_id, timestamp = draw(now)
+            accepted.append(index)
+            publications.append(
+                publication(
+                    request, payload, sender_id=identity.user_id, message_id=message_id, timestamp=timestamp
                 )
-            else:
-                message_id, timestamp = self._ids.draw(self._clock.now())
-                publications.append(
-                    publication(
-                        request,
-                        payload,
-                        sender_id=identity.user_id,
-                        message_id=message_id,
-                        timestamp=timestamp,
-                    )
-                )
-                accepted.append(index)
+            )
         if publications:
             for index, answer in zip(accepted, await self._bus.publish(publications, chained=chained), strict=True):
                 answers[index] = answer
             await self._failpoints.reach("publish.before_ack")
-        self._count([answer for answer in answers if answer is not None], door)
-        return [answer for answer in answers if answer is not None]
+        given = [answer for answer in answers if answer is not None]
+        self._count(given, door)
+        return given
+
+    def _refuse(self, identity: Identity, chat_id: str, role: Role | None) -> Refusal | None:
+        if identity.chat_ids is not None and chat_id not in identity.chat_ids:
+            return forbidden(chat_id)
+        if "publish:any" in identity.scopes:
+            return None
+        if not may_publish(role):
+            return forbidden(chat_id)
+        if wait := self._rates.take(identity.user_id, chat_id):
+            return Refusal("rate_limited", "You publish too often in this chat.", chat_id=chat_id, retry_after=wait)
+        return None
 
     def _count(self, answers: Sequence[Answer], door: str) -> None:
         duplicates = 0
@@ -126,18 +128,22 @@ class Publishing:
 
 
 class _Refused:
-    """Whether an earlier entry of the same chat was refused."""
+    """The chats of which an earlier entry of the batch was refused; entries are judged in their order."""
 
-    def __init__(self, chats: Sequence[str | None], answers: Sequence[Answer | None]) -> None:
-        self._chats = chats
+    def __init__(self, offers: Sequence[Offer], answers: Sequence[Answer | None]) -> None:
+        self._offers = offers
         self._answers = answers
         self._next = 0
-        self._refused: set[str] = set()
+        self._chats: set[str] = set()
 
-    def before(self, index: int, chat_id: str) -> bool:
+    def judge(self, index: int, chat_id: str, fault: Refusal | None) -> Refusal | None:
+        """A fault of its own counts first."""
         for earlier in range(self._next, index):
-            chat = self._chats[earlier]
-            if chat is not None and isinstance(self._answers[earlier], Refusal):
-                self._refused.add(chat)
-        self._next = index
-        return chat_id in self._refused
+            chat = self._offers[earlier].chat_id
+            if chat is not None and self._answers[earlier] is not None:
+                self._chats.add(chat)
+        self._next = index + 1
+        if fault is not None:
+            self._chats.add(chat_id)
+            return fault
+        return after_refused(chat_id) if chat_id in self._chats else None

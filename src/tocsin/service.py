@@ -109,6 +109,6 @@ class Service:
             try:
                 while await self.engine.messages.expire(self.engine.clock.now(), EXPIRE_SLICE) >= EXPIRE_SLICE:
                     pass
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a pass that fails is followed by another
                 log.error("a pass over expired messages failed", error=repr(error))
             await self.engine.clock.sleep(EXPIRE_SECONDS)

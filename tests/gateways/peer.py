@@ -53,7 +53,11 @@ class Peer:
         sock.setblocking(False)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        except OSError:
+            sock.close()
+            raise
         return cls(sock)
 
     async def send(self, data: bytes) -> None:
@@ -71,13 +75,13 @@ class Peer:
         return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 262_144), 10)
 
     async def exactly(self, size: int) -> bytes:
-        read = b""
-        while len(read) < size:
+        while len(self._read) < size:
+            held, self._read = self._read, b""
             more = await self.read()
-            assert more, f"{size - len(read)} bytes short"
-            read += more
-        self._read = read[size:]
-        return read[:size]
+            assert more, f"{size - len(held)} bytes short"
+            self._read = held + more
+        read, self._read = self._read[:size], self._read[size:]
+        return read
 
     async def response(self) -> Response:
         """An HTTP answer; whatever comes behind it is read next."""

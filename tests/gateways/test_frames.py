@@ -69,7 +69,7 @@ def messages(draw: st.DrawFn) -> tuple[bytes, list[Event]]:
     for number, part in enumerate(parts):
         if number and draw(st.booleans()):
             between, event = draw(controls)
-            stream, events = stream + between, events + event
+            stream, events = stream + between, [*events, *event]
         stream += frame(CONTINUATION if number else opcode, part, final=number == len(parts) - 1)
     return stream, [*events, payload if opcode == TEXT else Binary(payload)]
 

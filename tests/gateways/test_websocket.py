@@ -75,9 +75,7 @@ async def test_frames_that_come_with_the_head_or_during_authorize_are_not_lost(e
     assert await peer.frame() == (TEXT, b"during")
 
 
-async def test_who_talks_too_much_before_being_let_in_is_not_read(
-    front: Front, echo: Echo, connect: Connect
-) -> None:
+async def test_who_talks_too_much_before_being_let_in_is_not_read(front: Front, echo: Echo, connect: Connect) -> None:
     may_enter = asyncio.Event()
 
     async def door(request: UpgradeRequest) -> Accepted:
@@ -350,9 +348,7 @@ async def test_a_client_that_hangs_up_without_a_close_frame_is_gone(echo: Echo, 
     ],
     ids=["no mask", "no UTF-8", "2^40 bytes", "two fragments too long"],
 )
-async def test_a_violation_is_told_although_the_client_sends_on(
-    echo: Echo, peer: Peer, sent: bytes, code: int
-) -> None:
+async def test_a_violation_is_told_although_the_client_sends_on(echo: Echo, peer: Peer, sent: bytes, code: int) -> None:
     sending = asyncio.create_task(peer.send(text("good") + sent + b"x" * 1_000_000))
     assert await peer.frame() == (TEXT, b"good")
     assert await peer.close_code() == code

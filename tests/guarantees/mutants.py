@@ -3,9 +3,9 @@
     make mutants            all of them, as a table; exit 1 unless every one was caught
     python -m tests.guarantees.mutants NAME …
 
-Rules: a mutant is a text and what stands there instead; the text must be in its file exactly once, so that a mutant
-that the code has outgrown is found. The test is first run on the copy as it is: red without a mutant proves nothing.
-mutants_list.py has the mutants.
+Rules: a mutant is a text, or a few, and what stands there instead; each must be in the file exactly once, so that a
+mutant that the code has outgrown is found. The test is first run on the copy as it is: red without a mutant proves
+nothing. mutants_list.py has the mutants.
 """
 
 import os
@@ -31,12 +31,11 @@ Outcome = Literal["caught", "SURVIVED", "BROKEN"]
 
 
 class Mutant(msgspec.Struct, frozen=True, kw_only=True):
-    """`old`, once in `file`, becomes `new`; `test` is what pytest is given. Paths are from the root."""
+    """In `file` each text of `edits` becomes another; `test` is what pytest is given. Paths are from the root."""
 
     name: str
     file: str
-    old: str
-    new: str
+    edits: tuple[tuple[str, str], ...]
     test: str
 
 
@@ -63,11 +62,14 @@ class Trial:
     def _judge(self, mutant: Mutant) -> tuple[Outcome, str]:
         file = self._copy / mutant.file
         whole = file.read_text() if file.exists() else ""
-        if (times := whole.count(mutant.old)) != 1:
-            return "BROKEN", f"its text is {times} times in {mutant.file}"
+        changed = whole
+        for old, new in mutant.edits:
+            if (times := changed.count(old)) != 1:
+                return "BROKEN", f"{old.strip()[:60]!r} is {times} times in {mutant.file}"
+            changed = changed.replace(old, new)
         if fault := self._fault_without_a_mutant(mutant.test):
             return "BROKEN", fault
-        file.write_text(whole.replace(mutant.old, mutant.new))
+        file.write_text(changed)
         try:
             status, printed = self._pytest(mutant.test)
         finally:

@@ -1,31 +1,164 @@
-"""The mutants: CONTRACTS.md's list, and one for each kind of claim of the checker."""
+"""The mutants: CONTRACTS.md's list ("A check that cannot fail is a defect"), and some of the checker's own claims."""
 
 from typing import Final
 
 from tests.guarantees.mutants import Mutant
 
+EMBEDDED: Final = "src/tocsin/engines/embedded"
+COMPONENTS: Final = "src/tocsin/components"
+CLAIMS: Final = "tests/guarantees/claims"
+
 CHECKER: Final = "tests/guarantees/test_checker.py"
+POWER_CUT: Final = "tests/guarantees/test_power_cut.py"
+FIREHOSE: Final = "tests/guarantees/test_resume.py::test_resume_and_sync_under_a_firehose_leave_no_hole"
+LONG_LOG: Final = "tests/guarantees/test_process.py::test_it_is_back_at_once_with_a_long_unmoved_log"
+REVOCATIONS: Final = "tests/guarantees/test_revocation.py::test_a_hundred_revocations_under_load_hold"
+SLOW_READER: Final = "tests/guarantees/test_slow_reader.py"
+TRIES: Final = "tests/guarantees/test_poison.py::test_tries_are_counted_across_a_crash"
+RETRY: Final = "tests/guarantees/test_poison.py::test_what_a_later_try_delivers_is_heard_once_under_its_number"
+POISON: Final = "tests/guarantees/test_poison.py::test_a_chat_that_is_stuck_holds_up_no_other"
+
+
+def killed(failpoint: str) -> str:
+    return f"tests/guarantees/test_kill.py::test_nothing_acknowledged_is_lost_where_it_is_killed[{failpoint}]"
+
+
+_SYNC: Final = "await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, connection, tasks)"
+_ACK: Final = "[append.answers.set_result(answers) for append, answers in zip(appends, draft.answers, strict=True)]"
+_LOG_ROWS: Final = """connection.execute(
+            "SELECT body FROM log WHERE position IN (SELECT value FROM json_each(?)) ORDER BY position", (str(late),)
+        ).fetchall()"""
 
 MUTANTS: Final = [
     Mutant(
+        name="ack before commit",
+        file=f"{EMBEDDED}/group_commit.py",
+        edits=((_SYNC, f"{_ACK}; await asyncio.sleep(0.005); {_SYNC}"),),
+        test=killed("commit.before_sync"),
+    ),
+    Mutant(
+        name="synchronous=OFF",
+        file=f"{EMBEDDED}/data_folder.py",
+        edits=(('("synchronous", "FULL", 2)', '("synchronous", "OFF", 0)'),),
+        test=POWER_CUT,
+    ),
+    Mutant(
+        name="head in memory moved before the commit",
+        file=f"{EMBEDDED}/group_commit.py",
+        edits=(("chat.drawn_sequence = number", "chat.drawn_sequence = chat.sequence = number"),),
+        test=killed("commit.before_sync"),
+    ),
+    Mutant(
+        name="history read as two reads",
+        file=f"{EMBEDDED}/sqlite_messages.py",
+        edits=(
+            ('parameters["tail"] = str(tail[-limit:])', 'parameters["tail"] = "[]"'),
+            (
+                "return Page(bodies=_split(joined), next=following)",
+                f"""await self._clock.sleep(0.02)
+        late = [each.position for each in chat.unmoved if each.sequence and first <= each.sequence <= last]
+        rest = await self._reads.run(lambda connection: {_LOG_ROWS})
+        known = set(_split(joined))
+        bodies = [*_split(joined), *(body for (body,) in rest if body not in known)][:limit]
+        return Page(bodies=bodies, next=following if len(bodies) < limit else str(first + limit))""",
+            ),
+        ),
+        test=FIREHOSE,
+    ),
+    Mutant(
+        name="fence read before the subscriptions are dropped",
+        file=f"{COMPONENTS}/chat_permission.py",
+        edits=(
+            (
+                "tombstone = await self._permissions.revoke(",
+                "early = await self._numbers.heads([chat_id]); tombstone = await self._permissions.revoke(",
+            ),
+            ("fence = (await self._numbers.heads([chat_id]))[chat_id].sequence", "fence = early[chat_id].sequence"),
+        ),
+        test=REVOCATIONS,
+    ),
+    Mutant(
+        name="audience read before the number",
+        file=f"{COMPONENTS}/processor.py",
+        edits=(
+            (
+                "audience = await self._connections.audience(",
+                'audience, self._early = getattr(self, "_early", {}), await self._connections.audience(',
+            ),
+        ),
+        test=FIREHOSE,
+    ),
+    Mutant(
+        name="a new number on retry",
+        file=f"{EMBEDDED}/log_queue.py",
+        edits=(
+            (
+                "await self._consumer([message])",
+                'await self._consumer([__import__("msgspec").structs.replace(message, sequence_number=9_999)])',
+            ),
+        ),
+        test=RETRY,
+    ),
+    Mutant(
+        name="the log's tail not read after a crash",
+        file=f"{EMBEDDED}/sqlite_bus.py",
+        edits=(('QUERY["unmoved"], (self._storage.cursor,)', 'QUERY["unmoved"], (1 << 60,)'),),
+        test=LONG_LOG,
+    ),
+    Mutant(
+        name="dedupe remembered outside the commit",
+        file=f"{EMBEDDED}/group_commit.py",
+        edits=(
+            ("            self._claims.write(connection, now)\n", ""),
+            ("        self._settle(appends,", "        self._claims.write(connection, now); self._settle(appends,"),
+        ),
+        test=killed("commit.after_sync"),
+    ),
+    Mutant(
+        name="a replay that ends one early",
+        file=f"{COMPONENTS}/connection_handler.py",
+        edits=(
+            (
+                "self._replay(subscription, head.sequence, resume,",
+                "self._replay(subscription, head.sequence - 1, resume,",
+            ),
+        ),
+        test=FIREHOSE,
+    ),
+    Mutant(
+        name="a slow reader's gap one short",
+        file=f"{EMBEDDED}/room.py",
+        edits=(("return first, self.cursor, unnumbered", "return first, self.cursor - 1, unnumbered"),),
+        test=SLOW_READER,
+    ),
+    Mutant(
+        name="a dead letter's gap one short",
+        file=f"{EMBEDDED}/hub.py",
+        edits=(("room.cursor + 1, number - 1, 0)", "room.cursor + 1, number - 2, 0)"),),
+        test=POISON,
+    ),
+    Mutant(
+        name="a dead letter that counts attempts from zero after a restart",
+        file=f"{EMBEDDED}/sqlite_bus.py",
+        edits=(("attempts=attempts, kept=True", "attempts=0, kept=True"),),
+        test=TRIES,
+    ),
+    Mutant(
         name="the checker lets a gap be one short",
-        file="tests/guarantees/claims/order.py",
-        old="first != cursor + 1 and",
-        new="not cursor < first <= cursor + 2 and",
+        file=f"{CLAIMS}/order.py",
+        edits=(("first != cursor + 1 and", "not cursor < first <= cursor + 2 and"),),
         test=CHECKER,
     ),
     Mutant(
-        name="the checker forgets who was revoked",
-        file="tests/guarantees/claims/access.py",
-        old="event.number > revocation.fence",
-        new="event.number > revocation.fence + 1",
+        name="the checker lets one number pass the fence",
+        file=f"{CLAIMS}/access.py",
+        edits=(("event.number > revocation.fence", "event.number > revocation.fence + 1"),),
         test=CHECKER,
     ),
     Mutant(
         name="the checker takes another payload for the same",
-        file="tests/guarantees/claims/acceptance.py",
-        old="(found[0].digest, found[0].timestamp) != (message.digest, message.timestamp)",
-        new="found[0].timestamp != message.timestamp",
+        file=f"{CLAIMS}/acceptance.py",
+        edits=(("(found[0].digest, found[0].timestamp) != (message.digest, ", "(found[0].timestamp,) != ("),),
         test=CHECKER,
     ),
 ]

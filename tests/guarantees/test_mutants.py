@@ -26,7 +26,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 
 
 def mutant(old: str, new: str, test: str = TEST) -> Mutant:
-    return Mutant(name="one", file="src/sum.py", old=old, new=new, test=test)
+    return Mutant(name="one", file="src/sum.py", edits=((old, new),), test=test)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def mutant(old: str, new: str, test: str = TEST) -> Mutant:
     [
         (mutant("left + right", "left - right"), "caught", "FAILED test_sum.py::test_sums - assert -1 == 5"),
         (mutant("UNUSED = 1", "UNUSED = 2"), "SURVIVED", TEST),
-        (mutant("multiply", "divide"), "BROKEN", "its text is 0 times in src/sum.py"),
-        (mutant("left", "right"), "BROKEN", "its text is 2 times in src/sum.py"),
+        (mutant("multiply", "divide"), "BROKEN", "'multiply' is 0 times in src/sum.py"),
+        (mutant("left", "right"), "BROKEN", "'left' is 2 times in src/sum.py"),
         (mutant("left + right", "left - right", "test_sum.py::test_red"), "BROKEN", "red or skipped without a mutant"),
         (mutant("left + right", "left", "test_sum.py::test_skipped"), "BROKEN", "red or skipped without a mutant"),
         (mutant("left + right", "left", "test_sum.py::test_none"), "BROKEN", "red or skipped without a mutant"),

@@ -81,6 +81,30 @@ async def test_a_chat_that_is_stuck_holds_up_no_other(service: Service, recorder
     await asyncio.gather(reading, return_exceptions=True)
 
 
+async def test_what_a_later_try_delivers_is_heard_once_under_its_number(service: Service, recorder: Recorder) -> None:
+    await service.start("processor.before_audience=raise@1~stumbles")
+    reader = Reader(recorder, "carol", [ROOM], "carol")
+    reading = asyncio.create_task(reader.run())
+    await recorder.until(lambda: reader.stands, "the reader")
+    published = [await message_id_of(recorder, draft(ROOM, label)) for label in ("before", "stumbles", "after")]
+    await settle(recorder, [ROOM])
+    assert [event.message_id for event in reader.subscriptions[ROOM].heard] == published
+    assert check(recorder.log) == []
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_tries_are_counted_across_a_crash(service: Service, recorder: Recorder) -> None:
+    """Killed in its third failure, two are written down: one more makes it dead, though the next one would succeed."""
+    await service.start(f"{FAIL_ON_POISON},deadletter.before=kill@1")
+    poison = await message_id_of(recorder, draft(ROOM, POISON))
+    assert await service.ended(20) == -9
+    await service.start(FAIL_ON_POISON.replace("raise", "raise@1"))
+    assert [letter["messageId"] for letter in await dead_letters(recorder, 1)] == [poison]
+    await settle(recorder, [ROOM])
+    assert check(recorder.log) == []
+
+
 async def test_a_dead_letter_can_be_shown_replayed_and_purged(service: Service, recorder: Recorder) -> None:
     data = str(service.data)
     await service.start(FAIL_ON_POISON)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from tests.guarantees.traffic import Traffic
 pytestmark = pytest.mark.slow
 
 
-async def test_everything_acknowledged_survives_power_cuts(world: World, tmp_path: Path) -> None:
+async def test_everything_acknowledged_survives_power_cuts(
+    world: World, tmp_path: Path, program: Callable[[str], Path]
+) -> None:
     image = tmp_path / "disk-0.img"
-    make_ext4(image, 128)
+    make_ext4(image, 128, program("mkfs.ext4"))
     with ExitStack() as mounts:
         disk = mounts.enter_context(mounted(image, tmp_path / "disk-0", "-o", "loop"))
         data = copy_folder(world.folder, disk / "data")

@@ -69,9 +69,7 @@ def decode(text: bytes) -> Action:
         action = strict_json.decode(text, _decoder)
     except Refusal as refusal:
         if refusal.field == "action":
-            raise Refusal(
-                "unknown_action", f"An action is one of {', '.join(NAMES)}.", field="action"
-            ) from None
+            raise Refusal("unknown_action", f"An action is one of {', '.join(NAMES)}.", field="action") from None
         raise
     if type(action) is not SendMessage:
         _check(action)

@@ -247,7 +247,7 @@ class Conversations:
             conversation.socket.write(frames[0] if len(frames) == 1 else b"".join(frames))
         self._done(conversation)
 
-    # -- the other actions -----------------------------------------------------------------------------------------------
+    # -- the other actions ---------------------------------------------------------------------------------------------
 
     def _begin(self, conversation: Conversation, effect: Coroutine[None, None, None]) -> None:
         conversation.is_busy = True

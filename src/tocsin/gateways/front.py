@@ -227,6 +227,10 @@ class Front:
             return None
         return Refusal("rate_limited", "Too many connections from this address.", retry_after=1)
 
+    def http_connections(self) -> tuple["HttpConnection", ...]:
+        """A snapshot of the connections that uvicorn's protocol serves."""
+        return cast("tuple[HttpConnection, ...]", tuple(self.uvicorn.connections))
+
     # Time
 
     def _tick(self) -> None:
@@ -240,8 +244,8 @@ class Front:
             self._next_round = now + min(1.0, self.settings.request_timeout / 10)
             for reader in tuple(self.arrivals):
                 reader.sweep(now)
-            for connection in tuple(self.uvicorn.connections):
-                cast("HttpConnection", connection).sweep(now)
+            for connection in self.http_connections():
+                connection.sweep(now)
 
     # The end
 
@@ -264,7 +268,7 @@ class Front:
             path.unlink(missing_ok=True)
         for reader in tuple(self.arrivals):
             reader.abort()
-        for connection in tuple(self.uvicorn.connections):
+        for connection in self.http_connections():
             connection.shutdown()
         try:
             async with asyncio.timeout(within):
@@ -279,10 +283,13 @@ class Front:
             self._timer.cancel()
 
     def _abort(self) -> None:
-        for connection in (*self.arrivals, *self.keepalive.opening(), *self.keepalive):
+        for connection in (
+            *self.arrivals,
+            *self.keepalive.opening(),
+            *self.keepalive,
+            *self.http_connections(),
+        ):
             connection.abort()
-        for http in tuple(self.uvicorn.connections):
-            http.transport.abort()
         for task in tuple(self.uvicorn.tasks):
             task.cancel()
 
@@ -305,13 +312,14 @@ def _unix_listener(path: Path) -> socket.socket:
 class HeadReader(asyncio.Protocol):
     """Reads a connection's first head, then hands transport and bytes to the protocol that they are for."""
 
-    __slots__ = ("_front", "_since", "_transport", "_unread", "peer")
+    __slots__ = ("_crowd", "_front", "_since", "_transport", "_unread", "peer")
 
     def __init__(self, front: Front) -> None:
         self._front = front
         self._since = front.now
         self._transport: asyncio.Transport
         self._unread: bytearray | None = None
+        self._crowd: Refusal | None = None  # decided in the order of arrival, said when the head is there
         self.peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -321,6 +329,7 @@ class HeadReader(asyncio.Protocol):
             self.peer = name[0]
         self._front.arrivals.add(self)
         self._front.enter(self.peer)
+        self._crowd = self._front.crowd(self.peer)
         if self._front.overcrowded(self.peer):
             self.abort()
 
@@ -359,10 +368,10 @@ class HeadReader(asyncio.Protocol):
         if peer != self.peer:
             front.addresses.leave(self.peer)
             front.addresses.enter(peer)
-            self.peer = peer
+            self.peer, self._crowd = peer, front.crowd(peer)
         request_id = requested_id(request.header_values("x-request-id"), front.new_id)
-        if crowd := front.crowd(peer):
-            self._refuse(crowd, request_id)
+        if self._crowd is not None:
+            self._refuse(self._crowd, request_id)
             return
         connection = WebSocketConnection(front.websocket, front.keepalive, peer, front.leave)
         front.arrivals.discard(self)
@@ -371,7 +380,7 @@ class HeadReader(asyncio.Protocol):
 
     def _hand_to_http(self, read: bytes) -> None:
         front = self._front
-        connection = HttpConnection(front, self.peer)
+        connection = HttpConnection(front, self.peer, self._crowd)
         front.arrivals.discard(self)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
@@ -399,11 +408,11 @@ class HttpConnection(HttpToolsProtocol):
     The application must not act on a POST before it has the whole body: then a body that does not come is a 408.
     """
 
-    def __init__(self, front: Front, peer: str) -> None:
+    def __init__(self, front: Front, peer: str, refusal: Refusal | None) -> None:
         super().__init__(front.config, front.uvicorn, {})
         self._front = front
         self._peer = peer
-        self._refusal = front.crowd(peer)  # what the next head is answered, whatever it asks
+        self._refusal = refusal  # what the next head is answered, whatever it asks
         self._since: float | None = front.now  # when the head or body began that is not whole yet
         self._in_body = False
         self._head = 0  # bytes of an unfinished head, those of its first read left out
@@ -478,6 +487,9 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             self._answer(refusal)
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def _answer(self, refusal: Refusal) -> None:
         request_id = requested_id(self._header_values(b"x-request-id"), self._front.new_id)

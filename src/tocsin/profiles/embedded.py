@@ -156,7 +156,7 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
         reasons.clear()
         if settings.host not in ("127.0.0.1", "::1", "localhost"):
             log.warning("the service listens beyond this machine, without TLS; put a proxy that ends TLS before it")
-        print(f"listening on {url}", flush=True)
+        print(f"listening on {url}", flush=True)  # noqa: T201 - the line that scripts wait for
         if settings.examples:
             from tocsin.cli_examples import print_examples
 

@@ -7,19 +7,15 @@ Rules:
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 ORDINAL_BITS: Final = 40
 ORDINAL_MASK: Final = (1 << ORDINAL_BITS) - 1
 
 
-class Unmoved(NamedTuple):
-    """A message that stands in the log and not yet in message_storage."""
-
-    position: int
-    place: int
-    sequence: int | None
-    timestamp: int
+#: A message that stands in the log and not yet in message_storage: position, place, sequence, timestamp. (A plain tuple:
+#: one is made for each message, and few are ever looked at.)
+Unmoved = tuple[int, int, int | None, int]
 
 
 class Chat:

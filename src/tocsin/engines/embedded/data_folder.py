@@ -20,6 +20,10 @@ import apsw
 from tocsin.engines.embedded.sql import QUERY, SCHEMA, SCHEMA_VERSION
 
 SPARE_BYTES: Final = 2 * 1024 * 1024
+PAGE_BYTES: Final = 8192
+#: How often a checkpoint is begun again for what came meanwhile, and how many pages are left to the writer's turn.
+CHECKPOINT_ROUNDS: Final = 4
+CHECKPOINT_REST_PAGES: Final = 200
 #: How long the check at the start may take; stores that need longer are checked in the background.
 CHECK_SECONDS: Final = 0.5
 
@@ -56,7 +60,7 @@ class DataFolder:
         connection = apsw.Connection(str(self.database), flags=flags, statementcachesize=200)
         connection.set_busy_timeout(5_000)
         if create and not _pragma(connection, "page_count"):
-            connection.execute("PRAGMA page_size=8192")
+            connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         for pragma, value, expected in (
             ("journal_mode", "WAL", "wal"),
             ("synchronous", "FULL", 2),
@@ -77,7 +81,8 @@ class DataFolder:
             return
         if version != 0:
             raise FolderError(
-                f"{self.database} has schema version {version}; this Tocsin knows {SCHEMA_VERSION}. It was left as it is."
+                f"{self.database} has schema version {version}; this Tocsin knows {SCHEMA_VERSION}. "
+                "It was left as it is."
             )
         if self.writer.execute("SELECT count(*) FROM sqlite_schema").get:
             raise FolderError(f"{self.database} is not a store of Tocsin's; it was left as it is.")
@@ -119,11 +124,15 @@ class DataFolder:
             return 0
 
     def checkpoint(self) -> None:
-        """Copies the write-ahead log back, beside the writer, on a connection of its own."""
+        """Copies the write-ahead log back, beside the writer, on a connection of its own, until little is left."""
         connection = apsw.Connection(str(self.database), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.execute("PRAGMA wal_autocheckpoint=0")
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            connection.execute("PRAGMA synchronous=FULL")
+            for _ in range(CHECKPOINT_ROUNDS):
+                copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)[1]
+                if self.wal_bytes() // PAGE_BYTES - copied < CHECKPOINT_REST_PAGES:
+                    break
         finally:
             connection.close()
 

@@ -61,7 +61,7 @@ class Claims:
         names = connection.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'claims_[0-9]*' ORDER BY name")
         tables = cast("list[tuple[str]]", names.fetchall())
         for minute in sorted(int(name.removeprefix("claims_")) for (name,) in tables):
-            self._counts[minute] = cast(int, connection.execute(f"SELECT count(*) FROM claims_{minute}").get)
+            self._counts[minute] = cast(int, connection.execute(f"SELECT count(*) FROM claims_{minute}").get)  # noqa: S608 - a number
             self._filters[minute] = None
 
     def find(self, connection: apsw.Connection, publication: Publication, now: int) -> Receipt | Refusal | None:
@@ -92,7 +92,7 @@ class Claims:
     def _look_up(self, connection: apsw.Connection, key: bytes) -> Claim | None:
         for minute, known in reversed(self._filters.items()):
             if known is None or known.may_have(key):
-                row = connection.execute(f"SELECT * FROM claims_{minute} WHERE key = ?", (key,)).fetchone()
+                row = connection.execute(f"SELECT * FROM claims_{minute} WHERE key = ?", (key,)).fetchone()  # noqa: S608 - a number
                 if row is not None:
                     return Claim(*row)
         return None
@@ -109,7 +109,7 @@ class Claims:
             )
             for old in [old for old in self._counts if old <= minute - KEPT]:
                 connection.execute(f"DROP TABLE IF EXISTS claims_{old}")
-        connection.executemany(f"INSERT INTO claims_{minute} VALUES (?, ?, ?, ?)", self._drawn.values())
+        connection.executemany(f"INSERT INTO claims_{minute} VALUES (?, ?, ?, ?)", self._drawn.values())  # noqa: S608 - a number
 
     def settle(self, now: int, *, committed: bool) -> None:
         """After the commit: what was drawn is remembered, or forgotten with it."""

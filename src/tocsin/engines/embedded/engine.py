@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import msgspec
 
@@ -49,7 +50,7 @@ class EmbeddedEngine:
         frame: Callable[[bytes], bytes],
         clock: Clock | None = None,
         failpoints: Failpoints | None = None,
-        random_bits: Callable[[int], int] = secrets.randbits,
+        random_bits: Callable[[int], int] = Random(secrets.randbits(256)).getrandbits,
     ) -> None:
         """`frame` makes a payload a WebSocket frame: the gateway's, since it knows how."""
         clock = clock or SystemClock()

@@ -22,7 +22,7 @@ import structlog
 
 from tocsin.bus import Receipt
 from tocsin.clock import Clock
-from tocsin.engines.embedded.chats import ORDINAL_MASK, Chat, Chats, Unmoved
+from tocsin.engines.embedded.chats import ORDINAL_MASK, Chat, Chats
 from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.engines.embedded.dedupe import Claims
 from tocsin.engines.embedded.sql import QUERY
@@ -44,7 +44,7 @@ MAX_UNMOVED: Final = 500_000
 #: How often a full disk is tried again.
 FULL_RETRY_SECONDS: Final = 1.0
 #: A write-ahead log of this size is copied back before it grows on.
-WAL_BYTES: Final = 32 * 1024 * 1024
+WAL_BYTES: Final = 64 * 1024 * 1024
 
 
 class _Append:
@@ -198,7 +198,7 @@ class GroupCommit:
             self._carry(connection)
             self._failpoints.hit("publish.accepted", draft.messages)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, connection, tasks)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, all who wait are told, and nothing of it stands
             self._undo(connection, draft, now)
             self._fail(appends, tasks, error)
             return
@@ -277,7 +277,7 @@ class GroupCommit:
                     task.result = task.job(connection)
             except (apsw.FullError, apsw.IOError, apsw.CorruptError):
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the job's own caller gets it
                 task.error = error
         self._failpoints.hit("commit.before_sync")
         connection.execute("COMMIT")
@@ -290,13 +290,13 @@ class GroupCommit:
         self._position = draft.position
         self._last_key += len(draft.new)
         for chat, row in zip(draft.chats, draft.rows, strict=True):
-            position, place, sequence, timestamp, _ = row
-            chat.ordinal = place & ORDINAL_MASK
+            chat.ordinal = row[1] & ORDINAL_MASK
+            sequence = row[2]
             if sequence is not None:
                 chat.sequence = sequence
                 if chat.oldest_at is None and chat.oldest == sequence:
-                    chat.oldest_at = timestamp
-            chat.unmoved.append(Unmoved(position, place, sequence, timestamp))
+                    chat.oldest_at = row[3]
+            chat.unmoved.append(row[:4])
         self.unmoved += len(draft.rows)
         ended = self._clock.monotonic()
         for append, answers in zip(appends, draft.answers, strict=True):
@@ -358,13 +358,13 @@ class GroupCommit:
     # -- the write-ahead log -------------------------------------------------------------------------------------------
 
     async def _tend_wal(self) -> None:
-        """Most of a long write-ahead log is copied back on another connection while commits go on; the little that
-        came meanwhile is copied between two commits, so that the next one begins the file anew."""
+        """A long write-ahead log is copied back on another connection while commits go on, until little is left; that
+        is copied between two commits, so that the next one begins the file anew."""
+        loop = asyncio.get_running_loop()
         if self._restart_wal:
             self._restart_wal = False
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._folder.finish_checkpoint)
+            await loop.run_in_executor(self._thread, self._folder.finish_checkpoint)
         elif (self._checkpointing is None or self._checkpointing.done()) and self._folder.wal_bytes() > WAL_BYTES:
-            loop = asyncio.get_running_loop()
             self._checkpointing = loop.run_in_executor(self._checkpoint_thread, self._folder.checkpoint)
             self._checkpointing.add_done_callback(self._checkpointed)
 

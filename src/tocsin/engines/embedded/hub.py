@@ -1,6 +1,7 @@
 """The hub: every open connection, what it listens to, and the one write by which it hears many messages.
 
-    processor -> deliver -> a room (chat) -> its listeners' sockets        connection_handler -> open, subscribe, go_live
+    processor -> deliver -> a room (chat) -> its listeners' sockets
+    connection_handler -> open, subscribe, go_live
 
 Rules:
 - a message is encoded once; a room that was silent is written at once, one that has just written gathers, and all its

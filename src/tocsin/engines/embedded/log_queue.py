@@ -190,7 +190,7 @@ class LogQueue:
             self._began = self._clock.monotonic()
             try:
                 await self._consumer(batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever fails a batch, its messages are tried alone
                 log.info(
                     "a batch failed; each of its messages is tried alone", queue=self.queue.name, error=repr(error)
                 )
@@ -227,7 +227,7 @@ class LogQueue:
         if not self.depth:
             self._idle.set()
 
-    # -- the lanes: what is tried alone, and what waits behind it ---------------------------------------------------------
+    # -- the lanes: what is tried alone, and what waits behind it ------------------------------------------------------
 
     def _lane(self, message: Message) -> str:
         return message.chat_id if self.queue.fifo else message.message_id
@@ -262,7 +262,7 @@ class LogQueue:
             try:
                 if await self._try(entry):
                     lane.popleft()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the entry stays, and is tried again
                 log.error("a try could not be ended", queue=self.queue.name, error=repr(error))
                 await self._clock.sleep(RETRY_SECONDS[-1])
         del self._held[name]
@@ -282,7 +282,7 @@ class LogQueue:
                 return False
         try:
             await self._consumer([message])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever fails a try is its reason
             reason = error.code if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
             if not entry.suspect:
                 entry.attempts += 1

@@ -69,7 +69,7 @@ class Reads:
             for query in self._batch:
                 try:
                     query.result = query.query(connection)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - the query's own caller gets it
                     query.error = error
             self._loop.call_soon_threadsafe(self._settle)
 

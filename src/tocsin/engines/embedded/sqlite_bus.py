@@ -103,15 +103,16 @@ class SqliteBus:
             by_key[key] = self._chats.add(Chat(chat_id, key, sequence, ordinal))
         failpoints.hit("start.mid_recovery")
         rows = cast(
-            "list[tuple[int, int, int | None, int]]",
+            "list[Unmoved]",
             connection.execute(QUERY["unmoved"], (self._storage.cursor,)).fetchall(),
         )
-        for unmoved in map(Unmoved._make, rows):
-            chat = by_key[unmoved.place >> ORDINAL_BITS]
-            chat.ordinal = chat.drawn_ordinal = unmoved.place & ORDINAL_MASK
-            if unmoved.sequence is not None:
-                chat.sequence = chat.drawn_sequence = unmoved.sequence
-            chat.unmoved.append(unmoved)
+        for row in rows:
+            _, place, number, _ = row
+            chat = by_key[place >> ORDINAL_BITS]
+            chat.ordinal = chat.drawn_ordinal = place & ORDINAL_MASK
+            if number is not None:
+                chat.sequence = chat.drawn_sequence = number
+            chat.unmoved.append(row)
         for chat in by_key.values():
             chat.oldest = 0 if chat.sequence else 1
         self.commits.unmoved = len(rows)
@@ -218,26 +219,23 @@ class SqliteBus:
     # -- between the log and its queues --------------------------------------------------------------------------------
 
     def _committed(self, messages: Sequence[Message]) -> None:
-        batches: dict[str, list[Message]] = {}
-        dirty: dict[str, Chat] = {}
-        chats = self._chats
+        """Sorts one commit's messages into the live queues; storage takes them from their chats."""
+        batches: dict[str, list[Message]] = {queue.queue.name: [] for queue in self._live}
+        kind, takers = (False, ""), list[list[Message]]()
+        chat_ids = set()
         for message in messages:
-            for queue in self._route(message):
-                batch = batches.get(queue.queue.name)
-                if batch is None:
-                    batches[queue.queue.name] = [message]
-                else:
-                    batch.append(message)
-            if message.chat_id not in dirty:
-                chat = chats.get(message.chat_id)
-                assert chat is not None
-                dirty[message.chat_id] = chat
+            chat_ids.add(message.chat_id)
+            if kind != (message.ordered, message.target_channel):
+                kind = (message.ordered, message.target_channel)
+                takers = [batches[queue.queue.name] for queue in self._route(message)]
+            for batch in takers:
+                batch.append(message)
         position = messages[-1].position
         for queue in self._live:
             queue.passed(position)
-            if queue.queue.name in batches:
-                queue.offer(batches[queue.queue.name])
-        self._storage.passed(position, list(dirty.values()))
+            if batch := batches[queue.queue.name]:
+                queue.offer(batch)
+        self._storage.passed(position, [chat for chat_id in chat_ids if (chat := self._chats.get(chat_id)) is not None])
 
     def _route(self, message: Message) -> list[LogQueue]:
         key = (message.ordered, message.target_channel)

@@ -120,11 +120,11 @@ class SqliteMessages:
         if chat.unmoved or chat.key in self._chats.storage_letters:
             query = QUERY["merged_numbered"]
             tail = []
-            for unmoved in reversed(chat.unmoved):  # what is asked for is mostly near the head
-                if unmoved.sequence is not None and unmoved.sequence <= last:
-                    if unmoved.sequence < first:
+            for position, _, sequence, _ in reversed(chat.unmoved):  # what is asked for is mostly near the head
+                if sequence is not None and sequence <= last:
+                    if sequence < first:
                         break
-                    tail.append(unmoved.position)
+                    tail.append(position)
             parameters["tail"] = str(tail[-limit:])
         count, edge, joined = await self._reads.run(lambda connection: _one(connection, query, parameters))
         following = None if edge is None or count < limit or edge >= last else str(edge + 1)
@@ -149,9 +149,9 @@ class SqliteMessages:
         query = QUERY[("merged_" if merged else "") + ("page_up" if ascending else "page_down")]
         if merged:
             tail = []
-            for unmoved in chat.unmoved if ascending else reversed(chat.unmoved):
-                if low <= unmoved.place <= high and start <= unmoved.timestamp <= end:
-                    tail.append(unmoved.position)
+            for position, place, _, timestamp in chat.unmoved if ascending else reversed(chat.unmoved):
+                if low <= place <= high and start <= timestamp <= end:
+                    tail.append(position)
                     if len(tail) > limit:
                         break
             parameters["tail"] = str(tail)
@@ -204,10 +204,11 @@ class SqliteMessages:
 
     async def _look_up_oldest(self, chat: Chat) -> None:
         cutoff = self._cutoff()
-        tail = next((entry for entry in chat.unmoved if entry.sequence is not None and entry.timestamp >= cutoff), None)
+        tail = next(
+            ((sequence, at) for _, _, sequence, at in chat.unmoved if sequence is not None and at >= cutoff), None
+        )
         found = await self._reads.run(lambda connection: _oldest(connection, chat.key, chat.sequence, cutoff))
-        if found is None and tail is not None and tail.sequence is not None:
-            found = tail.sequence, tail.timestamp
+        found = found or tail
         oldest, oldest_at = found or (chat.sequence + 1, None)
         if oldest >= chat.oldest:
             chat.oldest, chat.oldest_at = oldest, oldest_at

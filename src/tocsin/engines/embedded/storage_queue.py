@@ -127,7 +127,7 @@ class StorageQueue:
 
     @property
     def oldest(self) -> int | None:
-        return min((chat.unmoved[0].timestamp for chat in self._dirty.values() if chat.unmoved), default=None)
+        return min((chat.unmoved[0][3] for chat in self._dirty.values() if chat.unmoved), default=None)
 
     async def drain(self) -> None:
         while self._commits.unmoved:
@@ -163,7 +163,7 @@ class StorageQueue:
         chats: list[tuple[Chat, int]] = []
         for chat in dirty.values():
             done = 0
-            waiting = [unmoved.position for unmoved in chat.unmoved if unmoved.position <= upto]
+            waiting = [position for position, _, _, _ in chat.unmoved if position <= upto]
             while done < len(waiting):
                 part = waiting[done : done + SLICE - len(positions)]
                 positions += part
@@ -182,7 +182,7 @@ class StorageQueue:
         while True:
             try:
                 await self._consumer(part)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever fails a slice, the guilty one is looked for
                 log.warning("a slice of the log could not be stored", error=repr(error))
                 if not self._commits.is_full:
                     await self._store_singly(part)
@@ -200,7 +200,7 @@ class StorageQueue:
             assert chat is not None
             try:
                 await self._consumer([message])
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever fails it is its reason
                 self._chats.storage_letters.add(chat.key)
                 await self._retries.set_apart(message, repr(error))
             self._moved(LogSlice(self._folder, [message.position], [(chat, 1)]))

@@ -1,0 +1,419 @@
+"""The front over real sockets: what goes where, what is cut, who is counted, how it ends."""
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
+
+from tests.gateways.conftest import Connect, StartFront
+from tests.gateways.echo import Echo, Time, count_ids, echo_body, eventually
+from tests.gateways.peer import close, text, upgrade_head
+from tocsin.gateways.frames import TEXT
+from tocsin.gateways.front import MAX_PIPELINED, Addresses, Front, FrontSettings
+from tocsin.gateways.handshake import UpgradeRequest
+from tocsin.gateways.websocket import Accepted, WebSocketSettings
+
+POST = b"POST /dvl/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
+GET = b"GET /dvl/messages HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def code(body: bytes) -> object:
+    return msgspec.json.decode(body)["code"]
+
+
+# What goes where
+
+
+async def test_one_port_serves_upgrades_and_requests(front: Front, echo: Echo, connect: Connect) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{echo.port}") as client:
+        response = await client.post("/dvl/publish", content=b"hello")
+        assert (response.status_code, response.content) == (200, b"hello")
+        assert "date" not in response.headers
+        assert "server" not in response.headers
+    assert (await (await connect()).upgrade()).status == 101
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        upgrade_head("/"),
+        upgrade_head("/dvl/"),
+        upgrade_head("/dvlx"),
+        upgrade_head().replace(b"13", b"8"),
+        upgrade_head(extra="Host: other\r\n"),
+        upgrade_head().replace(b"Upgrade: websocket", b"Upgrade: h2c"),
+        b"GET /dvl HTTP/1.0\r\n\r\n",
+    ],
+    ids=["root", "slash", "longer", "version", "two hosts", "h2c", "1.0"],
+)
+async def test_what_is_not_an_ordinary_upgrade_of_the_base_path_is_a_request(
+    front: Front, echo: Echo, connect: Connect, head: bytes
+) -> None:
+    peer = await connect()
+    await peer.send(head)
+    response = await peer.response()
+    assert (response.status, response.headers["x-path"].encode()) == (200, head.split()[1])
+    assert echo.requests == []
+
+
+async def test_requests_go_on_after_an_upgrade_that_was_not_made(front: Front, connect: Connect) -> None:
+    peer = await connect()
+    await peer.send(upgrade_head("/other") + POST + b"first" + GET)
+    assert [(await peer.response()).body for _ in range(3)] == [b"", b"first", b""]
+    await peer.send(POST + b"again")
+    assert (await peer.response()).body == b"again"
+
+
+async def test_frames_behind_an_upgrade_that_was_not_made_are_not_answered(front: Front, connect: Connect) -> None:
+    peer = await connect()
+    await peer.send(upgrade_head("/other") + text("hello"))
+    response = await peer.response()
+    assert (response.status, response.headers["connection"]) == (200, "close")
+    assert await peer.at_end()
+
+
+async def test_a_request_that_comes_byte_by_byte_is_whole(front: Front, connect: Connect) -> None:
+    for request in (POST + b"hello", upgrade_head()):
+        peer = await connect()
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request:
+            await peer.send(bytes((byte,)))
+        response = await peer.response()
+        assert (response.status, response.body) in [(200, b"hello"), (101, b"")]
+
+
+async def test_without_a_websocket_side_an_upgrade_is_a_request(tmp_path: Path) -> None:
+    front = Front(echo_body, new_id=count_ids())
+    path = tmp_path / "admin.sock"
+    await front.start_unix(path)
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path))) as client:
+        headers = dict(line.split(": ") for line in upgrade_head().decode().split("\r\n")[1:-2])
+        response = await client.get("http://admin/dvl", headers=headers)
+        assert (response.status_code, response.headers["x-path"]) == (200, "/dvl")
+    await front.stop(1)
+
+
+async def test_only_its_owner_can_open_the_unix_socket_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    front = Front(echo_body, new_id=count_ids())
+    await front.start_unix(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await front.stop(1)
+    assert not path.exists()
+
+
+# What is cut
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /dvl", b"POST /dvl/publish HTTP/1.1\r\nHost:", b"\r\n"])
+async def test_a_head_that_is_not_whole_after_10_seconds_is_answered_408(
+    front: Front, time: Time, connect: Connect, sent: bytes
+) -> None:
+    peer = await connect()
+    await peer.send(sent)
+    await eventually(lambda: len(front.arrivals) + len(front.uvicorn.connections) == 1)
+    await peer.send(b"")
+    time.pass_by(11.5, front.sweep)
+    response = await peer.response()
+    assert (response.status, code(response.body)) == (408, "bad_request")
+    assert await peer.at_end()
+
+
+async def test_a_head_that_dribbles_is_cut_by_the_clock_itself(start_front: StartFront, connect: Connect) -> None:
+    settings = FrontSettings(request_timeout=0.2)
+    await start_front(settings, asyncio.get_running_loop().time)
+    peer = await connect()
+    await peer.send(b"GET /dvl HTTP/1.1\r\n")
+    assert (await peer.response()).status == 408
+
+
+async def test_a_body_that_is_not_whole_after_10_seconds_is_answered_408(
+    front: Front, time: Time, connect: Connect
+) -> None:
+    peer = await connect()
+    await peer.send(POST + b"hell")
+    await eventually(lambda: bool(front.uvicorn.connections))
+    time.pass_by(11.5, front.sweep)
+    response = await peer.response()
+    assert (response.status, code(response.body)) == (408, "bad_request")
+    assert await peer.at_end()
+    await eventually(lambda: not front.uvicorn.tasks)
+
+
+async def test_a_request_that_may_have_been_done_is_cut_without_a_word(
+    front: Front, time: Time, connect: Connect
+) -> None:
+    peer = await connect()
+    await peer.send(POST.replace(b"POST", b"DELETE") + b"hell")
+    await eventually(lambda: bool(front.uvicorn.connections))
+    time.pass_by(11.5, front.sweep)
+    assert await peer.at_end()
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_head_over_64_kib_is_answered_431(front: Front, connect: Connect, method: bytes, whole: bool) -> None:
+    peer = await connect()
+    head = method + b" /dvl HTTP/1.1\r\nA: " + b"x" * 65_536
+    sending = asyncio.create_task(peer.send(head + (b"\r\n\r\n" if whole else b"x" * 400_000)))
+    response = await peer.response()
+    assert (response.status, code(response.body)) == (431, "bad_request")
+    sending.cancel()
+
+
+async def test_a_head_of_64_kib_is_read(front: Front, connect: Connect) -> None:
+    peer = await connect()
+    head = upgrade_head()
+    extra = "X: " + "x" * (65_536 - len(head) - 5) + "\r\n"
+    assert (await peer.upgrade(extra=extra)).status == 101
+    other = await connect()
+    assert (await other.upgrade("/other", extra.replace("xx", "", 1))).status == 200
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00\x01", b"hello\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nA B: 1\r\n\r\n"]
+)
+async def test_what_is_no_http_is_answered_400_at_once(front: Front, connect: Connect, garbage: bytes) -> None:
+    peer = await connect()
+    await peer.send(garbage)
+    response = await peer.response()
+    assert (response.status, code(response.body)) == (400, "bad_request")
+    assert response.headers["x-request-id"] == "request-1"
+    assert await peer.at_end()
+
+
+@pytest.fixture
+async def held(echo: Echo) -> AsyncIterator[tuple[Front, asyncio.Event]]:
+    """A front whose HTTP application answers only when it may."""
+    may_answer = asyncio.Event()
+
+    async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+        await may_answer.wait()
+        await echo_body(scope, receive, send)
+
+    front = Front(hold, echo, new_id=count_ids())
+    echo.port = await front.start("127.0.0.1", 0)
+    yield front, may_answer
+    may_answer.set()
+    await front.stop(1)
+
+
+async def test_garbage_behind_a_request_does_not_deny_what_the_request_did(
+    held: tuple[Front, asyncio.Event], connect: Connect
+) -> None:
+    _, may_answer = held
+    peer = await connect()
+    await peer.send(POST + b"hello, and more than was announced\r\n\r\n")
+    may_answer.set()
+    response = await peer.response()
+    assert (response.status, response.body, response.headers["connection"]) == (200, b"hello", "close")
+    assert await peer.at_end()
+
+
+async def test_requests_far_ahead_of_their_answers_are_not_taken(
+    held: tuple[Front, asyncio.Event], connect: Connect
+) -> None:
+    _, may_answer = held
+    peer = await connect()
+    await peer.send(GET * 1_000)
+    may_answer.set()
+    answers = [await peer.response() for _ in range(MAX_PIPELINED + 1)]
+    assert [answer.status for answer in answers] == [200] * (MAX_PIPELINED + 1)
+    assert answers[-1].headers["connection"] == "close"
+    assert await peer.at_end()
+
+
+async def test_a_client_that_takes_no_answer_is_cut_after_30_seconds(time: Time, connect: Connect, echo: Echo) -> None:
+    async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+            if front.uvicorn.connections == set():
+                return
+
+    front = Front(flood, new_id=count_ids(), clock=time)
+    echo.port = await front.start("127.0.0.1", 0)
+    peer = await connect(receive_buffer=4_096)
+    await peer.send(GET)
+    await eventually(lambda: any(http.flow.write_paused for http in front.http_connections()))
+    time.pass_by(29, front.sweep)
+    assert front.uvicorn.connections
+    time.pass_by(3, front.sweep)
+    await eventually(lambda: not front.uvicorn.connections and not front.uvicorn.tasks)
+    await front.stop(1)
+
+
+async def test_an_idle_connection_is_closed(start_front: StartFront, connect: Connect) -> None:
+    await start_front(FrontSettings(idle_timeout=0.1))
+    peer = await connect()
+    await peer.send(GET)
+    assert (await peer.response()).status == 200
+    assert await peer.at_end()
+
+
+# Who is counted
+
+
+async def test_an_address_has_so_many_connections_and_no_more(start_front: StartFront, connect: Connect) -> None:
+    front = await start_front(FrontSettings(connections_per_address=2))
+    first, second, third, fourth, fifth = [await connect() for _ in range(5)]
+    assert (await first.upgrade()).status == 101
+    await second.send(GET)
+    assert (await second.response()).status == 200
+    response = await third.upgrade(extra="X-Request-Id: mine\r\n")
+    assert (response.status, code(response.body), response.headers["retry-after"]) == (429, "rate_limited", "1")
+    assert response.headers["x-request-id"] == "mine"
+    await fourth.send(GET.replace(b"Host", b"X-Request-Id: mine\r\nHost"))
+    response = await fourth.response()
+    assert (response.status, response.headers["x-request-id"]) == (429, "mine")
+    assert await fifth.at_end()
+    first.vanish()
+    second.vanish()
+    await eventually(lambda: front.addresses.count("127.0.0.1") == 0)
+    assert (await (await connect()).upgrade()).status == 101
+
+
+async def test_connections_do_not_take_the_last_file(start_front: StartFront, connect: Connect) -> None:
+    await start_front(FrontSettings(connections=1))
+    first, second = await connect(), await connect()
+    assert (await first.upgrade()).status == 101
+    assert await second.at_end()
+
+
+async def test_behind_a_trusted_proxy_the_client_is_who_it_says(
+    start_front: StartFront, echo: Echo, connect: Connect
+) -> None:
+    settings = FrontSettings(trusted_proxies=("127.0.0.0/8", "10.0.0.0/8"), connections_per_address=1)
+    front = await start_front(settings)
+    forwarded = "X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-For: 10.1.2.3\r\n"
+    peer = await connect()
+    assert (await peer.upgrade(extra=forwarded)).status == 101
+    assert echo.requests[0][1] == "192.0.2.7"
+    assert (await (await connect()).upgrade(extra=forwarded)).status == 429
+    for other in [await connect() for _ in range(3)]:  # a proxy's own connections have no limit
+        await other.send(GET.replace(b"Host", forwarded.encode() + b"Host"))
+        assert (await other.response()).headers["x-client"] == "192.0.2.7"
+    peer.vanish()
+    await eventually(lambda: front.addresses.count("192.0.2.7") == 0)
+
+
+async def test_a_stranger_cannot_say_who_it_is(front: Front, echo: Echo, connect: Connect) -> None:
+    await (await connect()).upgrade(extra="X-Forwarded-For: 192.0.2.7\r\n")
+    assert echo.requests[0][1] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "forwarded", "peer"),
+    [
+        ("192.0.2.1", ["198.51.100.1"], "192.0.2.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", ["198.51.100.1, 192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["198.51.100.1", "10.0.0.2 , 10.0.0.3"], "198.51.100.1"),
+        ("10.0.0.1", ["10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["198.51.100.1, unknown, 10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["198.51.100.1:8080"], "198.51.100.1"),
+        ("10.0.0.1", ["[2001:DB8::1]:8080"], "2001:db8::1"),
+        ("10.0.0.1", ["2001:db8::1"], "2001:db8::1"),
+        ("10.0.0.1", ["::ffff:198.51.100.1"], "198.51.100.1"),
+        ("fd00::1", ["198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", [""], "10.0.0.1"),
+    ],
+)
+def test_the_peer_is_the_right_most_address_that_is_no_proxy(address: str, forwarded: list[str], peer: str) -> None:
+    assert Addresses(["10.0.0.0/8", "fd00::/8"]).peer(address, forwarded) == peer
+
+
+@given(st.lists(st.text()))
+def test_a_forwarded_for_of_anything_raises_nothing_and_gives_an_address(forwarded: list[str]) -> None:
+    assert len(Addresses(["10.0.0.0/8"]).peer("10.0.0.1", forwarded)) <= 100
+
+
+# The end
+
+
+async def test_a_stop_lets_requests_finish_and_sends_websockets_away(
+    held: tuple[Front, asyncio.Event], echo: Echo, connect: Connect
+) -> None:
+    front, may_answer = held
+    busy, idle, arriving, *clients = [await connect() for _ in range(7)]
+    for client in clients:
+        await client.upgrade()
+    await busy.send(POST + b"hello")
+    await arriving.send(b"GET /dvl")
+    await eventually(lambda: len(front.uvicorn.tasks) == 1)
+    stopping = asyncio.create_task(front.stop(10, retry_within=4))
+    delays = []
+    for client in clients:
+        _, payload = await client.frame()
+        assert payload[:2] == (1012).to_bytes(2, "big")
+        delays.append(int(payload[2:].removeprefix(b"retryAfter=")))
+        await client.send(close(1012))
+        assert await client.at_end()
+    assert sorted(delays) == [0, 1_000, 2_000, 3_000]
+    assert await idle.at_end()
+    assert await arriving.at_end()
+    assert not stopping.done()
+    may_answer.set()
+    response = await busy.response()
+    assert (response.body, response.headers["connection"]) == (b"hello", "close")
+    await stopping
+    with pytest.raises(ConnectionRefusedError):
+        await connect()
+    assert [(await echo.next("closed"))[1] for _ in clients] == [1012] * 4
+
+
+async def test_a_stop_cuts_what_is_left_at_its_deadline(
+    held: tuple[Front, asyncio.Event], echo: Echo, connect: Connect
+) -> None:
+    front, _ = held
+
+    async def door(request: UpgradeRequest) -> Accepted:
+        if not request.query:
+            return Accepted(client=None)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    echo.door = door
+    busy, silent, entering = [await connect() for _ in range(3)]
+    await silent.upgrade()
+    await busy.send(POST + b"hello")
+    await entering.send(upgrade_head("/dvl?a"))
+    await eventually(lambda: len(front.uvicorn.tasks) == 1 and len(front.keepalive.opening()) == 1)
+    await front.stop(0.1)
+    response = await entering.response()
+    assert (response.status, code(response.body)) == (503, "unavailable")
+    assert await silent.close_code() == 1012
+    assert await silent.at_end()
+    assert await busy.at_end()
+    await eventually(lambda: not front.uvicorn.tasks)
+    assert (await echo.next("closed"))[1] == 1012
+
+
+async def test_a_port_that_is_taken_is_an_error(front: Front, echo: Echo) -> None:
+    with pytest.raises(OSError, match="in use"):
+        await Front(echo_body, new_id=count_ids()).start("127.0.0.1", echo.port)
+
+
+async def test_the_sockets_buffer_is_small_enough_for_a_slow_reader_to_show(
+    start_front: StartFront, echo: Echo, connect: Connect
+) -> None:
+    await start_front(FrontSettings(send_buffer=65_536, websocket=WebSocketSettings(max_message=10)))
+    peer = await connect()
+    await peer.upgrade()
+    connection, _ = await echo.next("opened")
+    sock = connection._transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 65_536  # the kernel doubles what it is told
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    await peer.send(text("hello"))
+    assert await peer.frame() == (TEXT, b"hello")
