@@ -92,13 +92,14 @@ def main(words: list[str] | None = None) -> int:
                 else:
                     results.setdefault(server, []).extend(mine[server])
                     shutil.rmtree(ground.folder)
-            console.print(steps_table(name, mine))
+            if mine:
+                console.print(steps_table(name, mine))
             if options.json:
                 write_json(options.json, machine, options.quick, results)
     finally:
         issuer.close()
     if len(names) > 1 and results:
-        console.print(summary_table(results))
+        console.print(summary_table(results, options.quick))
     return 1 if failed else 0
 
 

@@ -8,7 +8,6 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography.hazmat.primitives import hashes
@@ -41,11 +40,11 @@ class Issuer:
         self._http.shutdown()
         self._http.server_close()
 
-    def token(self, user: str, scopes: Iterable[str] = (), lifetime: int = 7200) -> str:
+    def token(self, user: str, scopes: tuple[str, ...] = (), lifetime: int = 7200) -> str:
         """A token of its own each time (`jti`), `lifetime` in seconds."""
         now = int(time.time())
         claims = {"iss": self.url, "aud": AUDIENCE, "sub": user, "iat": now, "exp": now + lifetime}
-        claims |= {"jti": secrets.token_hex(8), "scope": " ".join(scopes)}
+        claims |= {"jti": secrets.token_hex(8)} | ({"scope": " ".join(scopes)} if scopes else {})
         header = {"alg": "RS256", "typ": "JWT", "kid": self._kid}
         signed = ".".join(encode(json.dumps(part).encode()) for part in (header, claims))
         return f"{signed}.{encode(self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import uvicorn
 import uvloop
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Query
 from fastapi.responses import JSONResponse
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.http11 import Request, Response
@@ -42,15 +42,12 @@ encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @dataclass(slots=True)
 class Publish:
-    """One message on its way: who sent it, what, and where the answer goes."""
+    """One message on its way: who sent it where, what, and where the answer goes."""
 
     sender: str
+    chat: str
     body: dict[str, Any]
     answer: "asyncio.Future[dict[str, Any]] | tuple[ServerConnection, str] | None"
-
-    @property
-    def chat(self) -> str:
-        return str(self.body["payload"]["chatId"])
 
 
 class Store:
@@ -67,14 +64,9 @@ class Store:
 
     def append(self, batch: list[Publish]) -> list[tuple[dict[str, Any], str | None]]:
         """Number and store in one transaction; returns each one's receipt and its frame (None: a duplicate)."""
-        self.writer.execute("BEGIN IMMEDIATE")
-        try:
-            done = [self._append_one(publish) for publish in batch]
-        except BaseException:
-            self.writer.execute("ROLLBACK")
-            raise
-        self.writer.execute("COMMIT")
-        return done
+        with self.writer:  # commits, or rolls back
+            self.writer.execute("BEGIN IMMEDIATE")
+            return [self._append_one(publish) for publish in batch]
 
     def _append_one(self, publish: Publish) -> tuple[dict[str, Any], str | None]:
         body, chat, message_id = publish.body, publish.chat, str(uuid.uuid4())
@@ -97,9 +89,6 @@ class Store:
         })  # fmt: skip
         self.writer.execute("INSERT INTO messages VALUES (?, ?, ?)", (chat, number, message))
         return {"messageId": message_id, "timestamp": timestamp, "duplicate": False}, message
-
-    def heads(self) -> dict[str, int]:
-        return dict(self.reader.execute("SELECT chat, number FROM heads").fetchall())
 
     def between(self, chat: str, first: int, last: int, limit: int, order: str) -> list[str]:
         rows = self.reader.execute(
@@ -124,7 +113,8 @@ class Service:
         self.queue: asyncio.Queue[Publish] = asyncio.Queue(20_000)
         self.writing = asyncio.Lock()
         self.members: defaultdict[str, set[ServerConnection]] = defaultdict(set)
-        self.heads = self.store.heads()  # what has been fanned out: a replay goes up to it, the rest comes live
+        # What has been fanned out: a replay goes up to it, the rest comes live.
+        self.heads: dict[str, int] = dict(self.store.reader.execute("SELECT chat, number FROM heads").fetchall())
         with urllib.request.urlopen(f"{issuer}/.well-known/openid-configuration") as discovery:
             self.keys = jwt.PyJWKClient(json.load(discovery)["jwks_uri"])
 
@@ -187,7 +177,7 @@ class Service:
                     await connection.send(encode(refusal))
                 elif action["action"] == "sendMessage":
                     answer = (connection, action["requestId"]) if "requestId" in action else None
-                    await self.queue.put(Publish(user, action, answer))
+                    await self.queue.put(Publish(user, chat, action, answer))
                 elif action["action"] == "subscribe":
                     self.subscribe(connection, chat, action.get("lastSequence"))
                     chats.add(chat)
@@ -207,21 +197,18 @@ def rest(service: Service) -> FastAPI:
 
     Claims = Annotated[dict[str, Any], Depends(bearer)]  # noqa: N806  (a type)
 
-    async def accept(claims: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        publish = Publish(claims["sub"], body, answer)
-        if service.store.role(publish.sender, publish.chat) in (None, "reader"):
-            raise HTTPException(403, "forbidden")
-        await service.queue.put(publish)
-        return await answer
-
     @app.post("/dvl/publish", status_code=202)
     async def publish(claims: Claims, body: dict[str, Any]) -> dict[str, Any]:
-        return await accept(claims, body)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        message = Publish(claims["sub"], body["payload"]["chatId"], body, answer)
+        if service.store.role(message.sender, message.chat) in (None, "reader"):
+            raise HTTPException(403, "forbidden")
+        await service.queue.put(message)
+        return await answer
 
     @app.post("/dvl/publish/batch")
     async def publish_batch(claims: Claims, body: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-        return {"results": await asyncio.gather(*(accept(claims, one) for one in body["messages"]))}
+        return {"results": await asyncio.gather(*(publish(claims, one) for one in body["messages"]))}
 
     @app.post("/dvl/permissions")
     async def grant(claims: Claims, body: dict[str, str]) -> dict[str, Any]:
@@ -231,17 +218,16 @@ def rest(service: Service) -> FastAPI:
             await asyncio.to_thread(service.store.grant, body["userId"], body["chatId"], body["role"])
         return body | {"grantedBy": claims["sub"]}
 
+    Number = Annotated[int | None, Query(alias="fromSequence")]  # noqa: N806  (a type)
+
     @app.get("/dvl/messages")
     async def history(
-        claims: Claims,
-        chatId: str,  # noqa: N803  (the wire's names)
-        limit: int = 50,
-        fromSequence: int | None = None,  # noqa: N803
+        claims: Claims, chat: Annotated[str, Query(alias="chatId")], limit: int = 50, first: Number = None
     ) -> JSONResponse:
-        if service.store.role(claims["sub"], chatId) is None:
+        if service.store.role(claims["sub"], chat) is None:
             raise HTTPException(403, "forbidden")
-        order, head = "DESC" if fromSequence is None else "ASC", service.heads.get(chatId, 0)
-        messages = [json.loads(m) for m in service.store.between(chatId, fromSequence or 1, head, limit, order)]
+        order, head = "DESC" if first is None else "ASC", service.heads.get(chat, 0)
+        messages = [json.loads(m) for m in service.store.between(chat, first or 1, head, limit, order)]
         return JSONResponse({"messages": messages, "nextStartKey": None, "headSequence": head})
 
     return app
@@ -259,10 +245,7 @@ async def main(service: Service, port: int, rest_port: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True, help="WebSocket")
-    parser.add_argument("--rest-port", type=int, required=True)
-    parser.add_argument("--issuer", required=True, help="of the tokens; its discovery document names the keys")
-    parser.add_argument("--audience", required=True)
+    for name, kind in (("data", Path), ("port", int), ("rest-port", int), ("issuer", str), ("audience", str)):
+        parser.add_argument(f"--{name}", type=kind, required=True)
     options = parser.parse_args()
     uvloop.run(main(Service(options.data, options.issuer, options.audience), options.port, options.rest_port))

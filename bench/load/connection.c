@@ -83,7 +83,7 @@ void connection_flush(struct connection *c) {
         c->awaits_room = c->out_size > 0;
         ask(c, EPOLL_CTL_MOD, EPOLLIN | (c->awaits_room ? EPOLLOUT : 0));
     }
-    if (!c->out_size && c->stage == READY && c->chat != NO_CHAT) { /* a subscriber hardly ever writes */
+    if (!c->out_size && c->chat != NO_CHAT) { /* a subscriber hardly ever writes */
         free(c->out);
         c->out = NULL;
         c->out_room = 0;

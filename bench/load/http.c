@@ -40,7 +40,7 @@ static void ask(struct connection *c) {
 }
 
 static void connected(struct connection *c) {
-    c->stage = OPEN; /* not READY: its buffer stays */
+    c->stage = OPEN;
     tally.ready++;
     ask(c);
 }

@@ -45,7 +45,6 @@ static uint64_t missing(struct mark start) {
 
 /* Returns whether everything that was sent had been answered and heard, or told by `gap`, when the step was over. */
 static bool run_step(uint32_t rate) {
-    struct tally was = tally;
     tally.holes = tally.repeats = tally.gap_frames = tally.gapped = tally.errors = tally.lost = 0;
     histogram_clear(&deliveries);
     histogram_clear(&acks);
@@ -64,7 +63,7 @@ static bool run_step(uint32_t rate) {
             next = now + MILLISECOND;
         } else {
             if (to.at == first.at) to = mark_now();
-            drained = tally.acked - was.acked + tally.errors >= serial - first.sent && !missing(first);
+            drained = tally.acked - first.acked + tally.errors >= serial - first.sent && !missing(first);
             if (now > give_up) break;
             next = now + MILLISECOND;
         }
@@ -74,8 +73,8 @@ static bool run_step(uint32_t rate) {
     printf("{\"mode\":\"publish\",\"rate\":%u,\"seconds\":%.3f,\"sent\":%lu,\"acked\":%lu,\"acks_per_s\":%.1f,"
            "\"delivered\":%lu,\"deliveries_per_s\":%.1f,\"missing\":%lu,\"holes\":%lu,\"repeats\":%lu,\"gap_frames\":%lu,"
            "\"gapped\":%lu,\"errors\":%lu,\"lost\":%lu,\"drained\":%s,\"generator_late_ms\":%.3f,",
-           rate, seconds, serial - first.sent, tally.acked - was.acked, (to.acked - from.acked) / seconds,
-           tally.delivered - was.delivered, (to.delivered - from.delivered) / seconds, missing(first), tally.holes,
+           rate, seconds, serial - first.sent, tally.acked - first.acked, (to.acked - from.acked) / seconds,
+           tally.delivered - first.delivered, (to.delivered - from.delivered) / seconds, missing(first), tally.holes,
            tally.repeats, tally.gap_frames, tally.gapped, tally.errors, tally.lost, drained ? "true" : "false", latest / 1e6);
     histogram_print("delivery", &deliveries);
     printf(",");

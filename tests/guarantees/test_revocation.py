@@ -51,8 +51,7 @@ async def test_a_repeated_revocation_answers_the_first_fence(service: Service, r
     assert (await recorder.insist("DELETE", "/permissions", params=params)).json()["fenceSequence"] == 2
 
 
-async def test_who_publishes_in_the_air_is_answered_one_way_or_the_other(service: Service, recorder: Recorder) -> None:
-    """A reader may read and not publish: the door says 403, and the chat never hears of it."""
+async def test_a_reader_neither_publishes_nor_promotes_himself(service: Service, recorder: Recorder) -> None:
     await service.start()
     await recorder.grant(OUTCAST, ROOMS[0], "reader")
     refused = await recorder.publish(draft(ROOMS[0], "a reader's"), OUTCAST)

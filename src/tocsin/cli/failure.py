@@ -3,6 +3,8 @@
 A wrong use is `typer.BadParameter` instead (exit code 2).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import typer
@@ -35,3 +37,15 @@ class Refused(Failure):
 def beyond_repeating(code: str) -> bool:
     """Whether asking again would get the same refusal."""
     return STATUS.get(code, 500) not in (429, 500, 503, 507)
+
+
+@contextmanager
+def server_packages() -> Iterator[None]:
+    """Around the imports of what serves: the client side is installed without them."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "tocsin").partition(".")[0]
+        if missing == "tocsin":
+            raise
+        raise Failure(f"This needs the server's packages ({missing} is missing): pip install 'tocsin[server]'") from None

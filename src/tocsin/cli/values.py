@@ -127,8 +127,9 @@ def failpoints(text: str) -> str:
 
 
 def refuse(text: object, allowed: str) -> typer.BadParameter:
-    """The value, and what it may be; typer adds the names of the flag and the variable."""
-    return typer.BadParameter(f"{str(text)[:200]!r} is not allowed; allowed is {allowed}.")
+    """The value, and what it may be; typer adds the names of the flag and the variable. No password is repeated."""
+    value = re.sub(r"//[^/@]*@", "//…@", str(text)[:200])
+    return typer.BadParameter(f"{value!r} is not allowed; allowed is {allowed}.")
 
 
 port: Final = whole(0, 65_535)

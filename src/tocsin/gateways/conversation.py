@@ -12,9 +12,8 @@ Rules:
 """
 
 import asyncio
-import secrets
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Final, Protocol, cast
 
 import msgspec
@@ -76,8 +75,16 @@ class Conversation:
 
 
 class Conversations:
-    def __init__(self, service: Service, sockets: Sockets, *, allowed_origins: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        service: Service,
+        sockets: Sockets,
+        *,
+        new_id: Callable[[], str],
+        allowed_origins: frozenset[str] = frozenset(),
+    ) -> None:
         """`allowed_origins`: a browser's Origin must be one of them; empty: any."""
+        self._new_id = new_id
         self._service = service
         self._sockets = sockets
         self._allowed_origins = allowed_origins
@@ -106,7 +113,7 @@ class Conversations:
         if self.is_draining:
             raise Refusal("unavailable", "The service restarts.", retry_after=5)
         handler = self._service.connection_handler
-        connection_id = secrets.token_urlsafe(12)
+        connection_id = self._new_id()
         now = self._clock.now()
         await handler.connect(
             Connection(
@@ -307,10 +314,13 @@ class Conversations:
         if not task.cancelled() and (error := task.exception()) is not None:
             log_failure("a conversation failed", error)
 
-    async def settle(self) -> None:
-        """Returns when what clients have asked for is answered."""
-        while self._tasks or self._offers:
-            await asyncio.wait(self._tasks) if self._tasks else await asyncio.sleep(0)
+    async def drain(self, connections: Iterable[WebSocketConnection]) -> None:
+        """Reads no more, and returns when what was read is answered. Who comes now is told to come again."""
+        self.is_draining = True
+        for connection in connections:
+            connection.pause_reading()
+        while self._offers or self._tasks:
+            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
 
 
 def _connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str | None]:

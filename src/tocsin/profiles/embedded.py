@@ -4,11 +4,13 @@ folder -> keys -> engine -> service -> front (WebSocket and REST), ops listener,
 """
 
 import asyncio
+import contextlib
 import logging
+import secrets
 import signal
 import sys
-import uuid
 from pathlib import Path
+from random import Random
 from typing import Final, Literal
 
 import msgspec
@@ -33,8 +35,9 @@ from tocsin.service import Service
 
 log = structlog.get_logger(__name__)
 
-#: A stop takes 30 s at most: what is under way gets this many of them.
-STOP_SECONDS: Final = 20.0
+#: A stop takes 30 s at most: what is under way gets the first of them, connections the next.
+DRAIN_SECONDS: Final = 5.0
+STOP_SECONDS: Final = 18.0
 
 
 class StartError(Exception):
@@ -111,7 +114,7 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
         raise StartError(str(error)) from error
     service = Service(engine.protocols, tokens, chats_per_connection=settings.chats_per_connection)
     origins = frozenset(settings.allowed_origin)
-    conversations = Conversations(service, engine.hub, allowed_origins=origins)
+    conversations = Conversations(service, engine.hub, new_id=new_id, allowed_origins=origins)
     api = HttpApi(
         service,
         base_path=settings.base_path,
@@ -171,10 +174,13 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
             engine.fatal.result()
         reasons.append("stopping")
     finally:
-        conversations.is_draining = True
+        with contextlib.suppress(TimeoutError):  # a slow reader's replay ends with its connection
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await conversations.drain(front.keepalive)
+                await engine.bus.drain()
+        engine.hub.flush()
         for listening in fronts:
             await listening.stop(STOP_SECONDS / len(fronts))
-        await conversations.settle()
         await service.stop()
     log.info("stopped")
 
@@ -200,8 +206,12 @@ def _report(sentence: str) -> None:
     log.warning("keys", reason=sentence)
 
 
+_random: Final = Random(secrets.randbits(256))
+
+
 def new_id() -> str:
-    return str(uuid.uuid4())
+    """For requests and connections: nothing depends on its being a secret, and the kernel is slow to ask."""
+    return f"{_random.getrandbits(96):024x}"
 
 
 def _in_url(host: str) -> str:

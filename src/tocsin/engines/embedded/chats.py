@@ -32,10 +32,10 @@ class Chat:
         "unmoved",
     )
 
-    def __init__(self, chat_id: str, key: int, sequence: int, ordinal: int) -> None:
+    def __init__(self, chat_id: str, key: int = 0, sequence: int = 0, ordinal: int = 0) -> None:
         self.chat_id = chat_id
-        self.key = key
-        self.base = key << ORDINAL_BITS
+        self.base = 0
+        self.give_key(key)
         self.sequence = self.drawn_sequence = sequence
         self.ordinal = self.drawn_ordinal = ordinal
         #: The oldest number that has not expired and its timestamp; 0: not looked up yet; None: there is none.
@@ -43,6 +43,12 @@ class Chat:
         self.oldest_at: int | None = None
         #: What only the log has, in order.
         self.unmoved: deque[Unmoved] = deque()
+
+
+    def give_key(self, key: int) -> None:
+        """Its key in the store; 0: nobody has published there, and the store does not know it."""
+        self.key = key
+        self.base = key << ORDINAL_BITS
 
 
 class Chats:

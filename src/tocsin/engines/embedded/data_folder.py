@@ -111,11 +111,9 @@ class DataFolder:
             connection.close()
 
     def reopen(self) -> None:
-        """After a failed sync nothing of the connection's state is to be believed."""
+        """After a failed sync nothing of the writer's state is to be believed."""
         self.writer.close(True)
-        self.reader.close(True)
         self.writer = self._open(create=False)
-        self.reader = self._open(create=False)
 
     def wal_bytes(self) -> int:
         try:

@@ -230,7 +230,9 @@ class GroupCommit:
                     if append.chained and isinstance(seen, Refusal):
                         refused.add(publication.chat_id)
                     continue
-            chat = self._chats.get(publication.chat_id) or self._load(connection, publication.chat_id, draft)
+            chat = self._chats.get(publication.chat_id)
+            if chat is None or not chat.key:
+                chat = self._load(connection, publication.chat_id, draft)
             number = chat.drawn_sequence + 1 if publication.numbered else None
             try:
                 body = publication.render(number)
@@ -261,13 +263,16 @@ class GroupCommit:
         draft.answers.append(answers)
 
     def _load(self, connection: apsw.Connection, chat_id: str, draft: "_Draft") -> Chat:
-        row = connection.execute(QUERY["find_chat"], (chat_id,)).fetchone()
-        if row is None:
-            key = self._last_key + len(draft.new) + 1
-            connection.execute(QUERY["add_chat"], (key, chat_id))
-            draft.new.append(chat_id)
-            return self._chats.add(Chat(chat_id, key, 0, 0))
-        return self._chats.add(Chat(chat_id, *row))
+        """A chat that memory does not hold, or that has its first message now."""
+        chat = self._chats.get(chat_id)
+        if chat is None:
+            row = cast("tuple[int, int, int] | None", connection.execute(QUERY["find_chat"], (chat_id,)).fetchone())
+            chat = self._chats.add(Chat(chat_id, *(row or ())))
+        if not chat.key:
+            chat.give_key(self._last_key + len(draft.new) + 1)
+            connection.execute(QUERY["add_chat"], (chat.key, chat_id))
+            draft.new.append(chat)
+        return chat
 
     def _sync(self, connection: apsw.Connection, tasks: list[_Task[object]]) -> None:
         """In the writer's thread: the jobs, each in a savepoint of its own, and the commit with its sync."""
@@ -320,7 +325,8 @@ class GroupCommit:
         self._claims.settle(now, committed=False)
         for chat in draft.chats:
             chat.drawn_sequence, chat.drawn_ordinal = chat.sequence, chat.ordinal
-        self._chats.discard(draft.new)
+        for chat in draft.new:
+            chat.give_key(0)
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -386,7 +392,7 @@ class _Draft:
         self.messages: list[Message] = []
         self.chats: list[Chat] = []
         self.answers: list[list[Answer]] = []
-        self.new: list[str] = []
+        self.new: list[Chat] = []
 
 
 def _full() -> Refusal:

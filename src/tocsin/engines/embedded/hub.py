@@ -55,7 +55,8 @@ class Hub:
         self._connections_per_user = connections_per_user
         self._chats_per_connection = chats_per_connection
         self._connections: dict[str, HubConnection] = {}
-        self._by_user: dict[str, set[HubConnection]] = {}
+        #: A user's only connection, or all of them: most have one.
+        self._by_user: dict[str, HubConnection | set[HubConnection]] = {}
         self._rooms: dict[str, Room] = {}
         self._gathering: list[Room] = []
         self._pace = PACE_SECONDS
@@ -75,20 +76,28 @@ class Hub:
 
     def enter(self, connection: Connection) -> HubConnection:
         user_id = connection.identity.user_id
-        mine = self._by_user.get(user_id)
-        if mine is None:
-            mine = self._by_user[user_id] = set()
-        elif len(mine) >= self._connections_per_user:
+        mine = self._of_user(user_id)
+        if len(mine) >= self._connections_per_user:
             raise Refusal(
                 "rate_limited", f"A user may have {self._connections_per_user} connections open.", retry_after=10
             )
         entry = HubConnection(connection)
-        mine.add(entry)
+        kept = self._by_user.get(user_id)
+        if isinstance(kept, set):
+            kept.add(entry)
+        else:
+            self._by_user[user_id] = entry if kept is None else {kept, entry}
         self._connections[connection.connection_id] = entry
         self._note_expiry(entry)
         self._metrics.count("connects")
         self._metrics.gauge("connections", len(self._connections))
         return entry
+
+    def _of_user(self, user_id: str) -> Collection[HubConnection]:
+        kept = self._by_user.get(user_id)
+        if kept is None:
+            return ()
+        return kept if isinstance(kept, set) else (kept,)
 
     def attach(self, connection_id: str, socket: Socket) -> None:
         """Gives the connection its socket, before anything is sent to it."""
@@ -119,9 +128,10 @@ class Hub:
         if entry is None:
             return
         user_id = entry.identity.user_id
-        mine = self._by_user[user_id]
-        mine.discard(entry)
-        if not mine:
+        kept = self._by_user[user_id]
+        if isinstance(kept, set):
+            kept.discard(entry)
+        if not kept or kept is entry:
             del self._by_user[user_id]
         for listener in list(entry.listeners()):
             self._remove(listener)
@@ -158,11 +168,11 @@ class Hub:
             return [Refusal("gone", "The connection is gone.", chat_id=chat_id) for chat_id in chat_ids]
         user_id = entry.identity.user_id
         await self.permissions.roles([(user_id, chat_id) for chat_id in chat_ids])
-        chats: list[Chat | None] = [await self.messages.find(chat_id) for chat_id in chat_ids]
+        chats = [await self.messages.find(chat_id) for chat_id in chat_ids]
         # From here to the end nothing waits: what was checked is what is subscribed.
         return [self._join(entry, chat_id, chat) for chat_id, chat in zip(chat_ids, chats, strict=True)]
 
-    def _join(self, entry: HubConnection, chat_id: str, chat: Chat | None) -> Subscription | Refusal:
+    def _join(self, entry: HubConnection, chat_id: str, chat: Chat) -> Subscription | Refusal:
         identity = entry.identity
         if entry.is_gone:
             return Refusal("gone", "The connection is gone.", chat_id=chat_id)
@@ -182,8 +192,7 @@ class Hub:
             )
         room = self._rooms.get(chat_id)
         if room is None:
-            current = self.chats.get(chat_id) or chat
-            room = self._rooms[chat_id] = Room(chat_id, 0 if current is None else current.sequence)
+            room = self._rooms[chat_id] = Room(chat_id, (self.chats.get(chat_id) or chat).sequence)
         listener = Listener(entry, room)
         room.pending.add(listener)
         entry.add(listener)
@@ -407,6 +416,11 @@ class Hub:
             self._pace = max(PACE_SECONDS, self._pace * 0.95)
         if self._gathering:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep_rooms)
+
+    def flush(self) -> None:
+        """Writes what every room has gathered: the service is about to stop."""
+        for room in self._gathering:
+            self._flush(room)
 
     # -- slow readers --------------------------------------------------------------------------------------------------
 

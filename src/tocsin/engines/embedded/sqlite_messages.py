@@ -70,28 +70,19 @@ class SqliteMessages:
         heads = {}
         for chat_id in chat_ids:
             chat = await self.find(chat_id)
-            if chat is None:
-                heads[chat_id] = Head(sequence=0, oldest=1, epoch=self._epoch)
-            else:
-                if not self._knows_oldest(chat):
-                    await self._look_up_oldest(chat)
-                heads[chat_id] = self.head(chat)
+            if not self._knows_oldest(chat):
+                await self._look_up_oldest(chat)
+            heads[chat_id] = Head(sequence=chat.sequence, oldest=chat.oldest, epoch=self._epoch)
         return heads
 
-    def head(self, chat: Chat) -> Head:
-        return Head(sequence=chat.sequence, oldest=chat.oldest, epoch=self._epoch)
-
-    async def find(self, chat_id: str) -> Chat | None:
-        """The chat, in memory from then on as long as it is used; None: nobody has published there."""
+    async def find(self, chat_id: str) -> Chat:
+        """The chat, in memory from then on as long as it is used."""
         chat = self._chats.get(chat_id)
         if chat is not None:
             return chat
         row = await self._reads.run(lambda connection: connection.execute(QUERY["find_chat"], (chat_id,)).fetchone())
         # The writer may have loaded it, and gone on, while the reader looked.
-        known = self._chats.get(chat_id)
-        if known is not None or row is None:
-            return known
-        return self._chats.add(Chat(chat_id, *row))
+        return self._chats.get(chat_id) or self._chats.add(Chat(chat_id, *cast("tuple[int, int, int]", row or ())))
 
     # -- Messages ------------------------------------------------------------------------------------------------------
 
@@ -106,7 +97,7 @@ class SqliteMessages:
 
     async def by_number(self, chat_id: str, first: int, last: int, limit: int) -> Page:
         chat = await self.find(chat_id)
-        if chat is None:
+        if not chat.key:
             return Page(bodies=(), next=None)
         last = min(last, chat.sequence)
         parameters: dict[str, apsw.SQLiteValue] = {
@@ -134,7 +125,7 @@ class SqliteMessages:
         self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
     ) -> Page:
         chat = await self.find(chat_id)
-        if chat is None:
+        if not chat.key:
             return Page(bodies=(), next=None)
         low, high = chat.base, chat.base | ORDINAL_MASK
         if after is not None:

@@ -1,0 +1,278 @@
+"""What every HTTP door does alike: one request in, one answer out (ASGI 3).
+
+    uvicorn -> Shell -> the handler for path and method -> Answer, or Refusal -> Shell -> uvicorn
+
+Rules:
+- 404, then 405, then what the handler refuses, in WIRE.md's order: 401, 413 and 415, 400, 403, 429, 409, 5xx.
+- Nothing is done before the whole body is there: a handler reads it first (front.py answers 408 in its place).
+- Every answer has X-Request-Id. What is no Refusal is a defect: 500, and of it only kind and place are logged.
+- An Origin is allowed if it stands on the list, letter for letter; none does by default.
+"""
+
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import PurePath
+from typing import Final, Generic, TypeVar
+from urllib.parse import unquote
+
+import msgspec
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from tocsin import strict_json
+from tocsin.errors import Refusal, invalid
+from tocsin.gateways.handshake import refusal_body, refusal_headers, requested_id
+
+T = TypeVar("T")
+Header = tuple[bytes, bytes]
+
+JSON: Final = b"application/json"
+#: Statuses that say when to come back (WIRE.md, Errors), and after how many seconds if the refusal does not say.
+RETRIED: Final = frozenset({429, 503, 507})
+RETRY_SECONDS: Final = 1
+#: How long a browser may remember an answer to its preflight.
+PREFLIGHT_SECONDS: Final = 600
+ALLOWED_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id"
+EXPOSED_HEADERS: Final = b"X-Request-Id, Retry-After"
+
+_log: Final = structlog.get_logger("tocsin.gateways")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    status: int = 200
+    body: bytes = b""
+    media_type: bytes = JSON
+    headers: tuple[Header, ...] = ()
+
+
+def answer_json(value: object, status: int = 200) -> Answer:
+    return Answer(status=status, body=msgspec.json.encode(value))
+
+
+class Disconnected(Exception):
+    """The client went away before its body had come; nobody is left to be answered."""
+
+
+class Request:
+    """One request. `rest` is what follows the resource's path, where that ends with a slash."""
+
+    __slots__ = ("_headers", "_query", "_receive", "id", "path", "rest")
+
+    def __init__(self, scope: Scope, receive: Receive, new_id: Callable[[], str]) -> None:
+        self._headers: Final[list[Header]] = scope["headers"]
+        self._query: Final[bytes] = scope["query_string"]
+        self._receive: Final = receive
+        self.path: Final[str] = scope["path"]
+        self.rest = ""
+        self.id: Final = requested_id(self.header_values(b"x-request-id"), new_id)
+
+    def header_values(self, name: bytes) -> list[str]:
+        """All values of the header `name` (in lower case), one for each line."""
+        return [value.decode("latin-1") for header, value in self._headers if header == name]
+
+    def query_pairs(self) -> list[tuple[str, str]]:
+        """`a=1&b` as [("a", "1"), ("b", "")], percent-decoded as at the handshake: a `+` stays a `+`."""
+        pairs = []
+        for part in self._query.decode("latin-1").split("&"):
+            name, _, value = part.partition("=")
+            if part:
+                pairs.append((unquote(name), unquote(value)) if "%" in part else (name, value))
+        return pairs
+
+    def refuse_query(self) -> None:
+        """For a resource that has no parameters."""
+        for name, _ in self.query_pairs():
+            raise _unknown_parameter(name)
+
+    async def body(self, limit: int) -> bytes:
+        """All of it. Raises `message_too_large` as soon as there is, or is to come, more than `limit` bytes."""
+        for length in self.header_values(b"content-length"):
+            if int(length) > limit:  # the parser has seen that it is digits
+                raise _too_large(limit)
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def json_body(self, limit: int) -> bytes:
+        """As `body`, of JSON, which no Content-Type means too; else raises `unsupported_media_type`."""
+        for media_type in self.header_values(b"content-type"):
+            if media_type.partition(";")[0].strip(" \t").lower() != "application/json":
+                raise Refusal("unsupported_media_type", "The body must be application/json.")
+        for coding in self.header_values(b"content-encoding"):
+            if coding.strip(" \t").lower() != "identity":
+                raise Refusal("unsupported_media_type", "The body must not be compressed.")
+        return await self.body(limit)
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal("message_too_large", f"The body may have {limit} bytes.")
+
+
+def _unknown_parameter(name: str) -> Refusal:
+    shown = "".join(character if character.isprintable() else "?" for character in name[: strict_json.MAX_NAME])
+    return invalid(shown, "This parameter is not known here.")
+
+
+class Query(Generic[T]):
+    """A query string -> a record, as strictly as a body: a JSON object is made of it, and decoded like one."""
+
+    __slots__ = ("_decoder", "_integers", "_names")
+
+    def __init__(self, shape: type[T]) -> None:
+        fields = msgspec.inspect.type_info(shape).fields  # type: ignore[attr-defined]  # of a Struct's info
+        self._decoder: Final = msgspec.json.Decoder(shape)
+        self._names: Final = frozenset(field.encode_name for field in fields)
+        self._integers: Final = frozenset(field.encode_name for field in fields if _holds_integer(field.type))
+
+    def decode(self, request: Request) -> T:
+        """Raises `invalid_argument`, with the parameter as its field, for one that is unknown, repeated or wrong."""
+        values: dict[str, str | int] = {}
+        for name, value in request.query_pairs():
+            if name not in self._names:
+                raise _unknown_parameter(name)
+            if name in values:
+                raise invalid(name, "This parameter may be given once.")
+            is_number = name in self._integers and value.isascii() and value.isdigit() and len(value) <= 18
+            values[name] = int(value) if is_number else value
+        return strict_json.decode(msgspec.json.encode(values), self._decoder)
+
+
+def _holds_integer(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(_holds_integer(member) for member in kind.types)
+    return isinstance(kind, msgspec.inspect.IntType)
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a path has: its methods, and a header that says more about a refusal."""
+
+    methods: Mapping[str, Handler]
+    refusal_header: Callable[[Refusal], Header] | None = None
+
+    @property
+    def allowed(self) -> bytes:
+        """The value of `Allow`: HEAD where GET is, OPTIONS everywhere."""
+        head = ("HEAD",) if "GET" in self.methods else ()
+        return ", ".join(sorted((*self.methods, *head, "OPTIONS"))).encode()
+
+
+class Shell:
+    """The ASGI application over a table of resources. A path that ends with a slash stands for all below it."""
+
+    def __init__(
+        self,
+        resources: Mapping[str, Resource],
+        *,
+        new_id: Callable[[], str],
+        refused: Callable[[str], None],
+        allowed_origins: frozenset[str] = frozenset(),
+    ) -> None:
+        """`refused` hears the code of each refusal that a handler raised."""
+        self._resources: Final = {path: found for path, found in resources.items() if not path.endswith("/")}
+        self._below: Final = [(path, found) for path, found in resources.items() if path.endswith("/")]
+        self._new_id: Final = new_id
+        self._refused: Final = refused
+        self._allowed_origins: Final = allowed_origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", "front.py lets nothing else through"
+        method: str = scope["method"]
+        request = Request(scope, receive, self._new_id)
+        resource = self._find(request)
+        try:
+            answer = await self._answer(method, resource, request)
+        except Refusal as refusal:
+            self._refused(refusal.code)
+            answer = refusal_answer(refusal, request.id, resource)
+        except Disconnected:
+            return
+        except Exception as error:  # noqa: BLE001 - a defect is answered 500, like anywhere
+            self._refused("internal")
+            _log_failure(error, request.id)
+            refusal = Refusal("internal", "The service failed; what became of the request is not known.")
+            answer = refusal_answer(refusal, request.id, resource)
+        await send({"type": "http.response.start", "status": answer.status, "headers": self._headers(answer, request)})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
+
+    def _find(self, request: Request) -> Resource | None:
+        found = self._resources.get(request.path)
+        if found is None:
+            for path, below in self._below:
+                if request.path.startswith(path) and request.path != path:
+                    request.rest = request.path.removeprefix(path)
+                    return below
+        return found
+
+    async def _answer(self, method: str, resource: Resource | None, request: Request) -> Answer:
+        if resource is None:
+            raise Refusal("not_found", "There is nothing here.")
+        handler = resource.methods.get("GET" if method == "HEAD" else method)
+        if handler is not None:
+            return await handler(request)
+        if method == "OPTIONS":
+            return self._options(resource, request)
+        raise Refusal("method_not_allowed", "This method is not allowed here; see Allow.")
+
+    def _options(self, resource: Resource, request: Request) -> Answer:
+        """What is allowed here; and to a browser that asks beforehand, what its page may do (Fetch, 4.8)."""
+        headers: list[Header] = [(b"allow", resource.allowed)]
+        if self._allowed_origin(request) and request.header_values(b"access-control-request-method"):
+            headers += [
+                (b"access-control-allow-methods", resource.allowed),
+                (b"access-control-allow-headers", ALLOWED_HEADERS),
+                (b"access-control-max-age", b"%d" % PREFLIGHT_SECONDS),
+            ]
+        return Answer(status=204, headers=tuple(headers))
+
+    def _allowed_origin(self, request: Request) -> str | None:
+        if not self._allowed_origins:
+            return None
+        origins = request.header_values(b"origin")
+        return origins[0] if len(origins) == 1 and origins[0] in self._allowed_origins else None
+
+    def _headers(self, answer: Answer, request: Request) -> list[Header]:
+        headers = [(b"x-request-id", request.id.encode()), (b"cache-control", b"no-store"), *answer.headers]
+        if answer.body:
+            headers.append((b"content-type", answer.media_type))
+        if answer.status != 204:  # which must not have one (RFC 9110 section 8.6)
+            headers.append((b"content-length", b"%d" % len(answer.body)))
+        if self._allowed_origins:
+            headers.append((b"vary", b"Origin"))
+            if origin := self._allowed_origin(request):
+                headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
+                headers.append((b"access-control-expose-headers", EXPOSED_HEADERS))
+        return headers
+
+
+def refusal_answer(refusal: Refusal, request_id: str, resource: Resource | None = None) -> Answer:
+    """The answer to a refused request."""
+    if refusal.status in RETRIED and refusal.retry_after is None:
+        refusal.retry_after = RETRY_SECONDS
+    headers = [(name.lower().encode(), value.encode()) for name, value in refusal_headers(refusal)]
+    if refusal.status == 405 and resource is not None:
+        headers.append((b"allow", resource.allowed))
+    elif refusal.status == 426:
+        headers += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]  # RFC 9110 section 15.5.22
+    if resource is not None and resource.refusal_header is not None:
+        headers.append(resource.refusal_header(refusal))
+    return Answer(status=refusal.status, body=refusal_body(refusal, request_id), headers=tuple(headers))
+
+
+def _log_failure(error: Exception, request_id: str) -> None:
+    """What kind and where, not its text, which may quote the request."""
+    lines = traceback.extract_tb(error.__traceback__)[-5:]
+    at = [f"{PurePath(line.filename).name}:{line.lineno} {line.name}" for line in lines]
+    _log.error("request failed", request_id=request_id, error=type(error).__name__, at=at)
