@@ -13,8 +13,8 @@ ORDINAL_BITS: Final = 40
 ORDINAL_MASK: Final = (1 << ORDINAL_BITS) - 1
 
 
-#: A message that stands in the log and not yet in message_storage: position, place, sequence, timestamp. (A plain tuple:
-#: one is made for each message, and few are ever looked at.)
+#: A message that stands in the log and not yet in message_storage: position, place, sequence, timestamp.
+#: (A plain tuple: one is made for each message, and few are ever looked at.)
 Unmoved = tuple[int, int, int | None, int]
 
 

@@ -50,7 +50,7 @@ class EmbeddedEngine:
         frame: Callable[[bytes], bytes],
         clock: Clock | None = None,
         failpoints: Failpoints | None = None,
-        random_bits: Callable[[int], int] = Random(secrets.randbits(256)).getrandbits,
+        random_bits: Callable[[int], int] | None = None,
     ) -> None:
         """`frame` makes a payload a WebSocket frame: the gateway's, since it knows how."""
         clock = clock or SystemClock()
@@ -100,7 +100,7 @@ class EmbeddedEngine:
             rates=MemoryRates(settings.publish_rate, settings.publish_burst, clock.monotonic),
             metrics=self.metrics,
             clock=clock,
-            ids=MessageIds(random_bits, after=last),
+            ids=MessageIds(random_bits or _random_bits(), after=last),
             failpoints=failpoints,
         )
 
@@ -125,3 +125,8 @@ class EmbeddedEngine:
         await self.bus.stop()
         self._reads.stop()
         self.folder.close()
+
+
+def _random_bits() -> Callable[[int], int]:
+    """An id is no secret, and the kernel is slow to ask for each."""
+    return Random(secrets.randbits(256)).getrandbits  # noqa: S311

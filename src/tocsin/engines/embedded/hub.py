@@ -240,7 +240,7 @@ class Hub:
         return True
 
     async def of_user(self, user_id: str, chat_id: str) -> Sequence[str]:
-        return [entry.connection_id for entry in self._by_user.get(user_id, ()) if entry.find(chat_id) is not None]
+        return [entry.connection_id for entry in self._of_user(user_id) if entry.find(chat_id) is not None]
 
     def _remove(self, listener: Listener) -> None:
         room = listener.room
