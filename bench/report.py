@@ -32,9 +32,9 @@ def rate(figure: Figure) -> str:
     return f"{number(figure.value)} {figure.unit}{' (faults)' if figure.faults else ''}"
 
 
-def ratio(first: Figure, other: Figure, sign: str) -> str:
-    """How many times better the first is."""
-    better, worse = (other.value, first.value) if sign == "≤" else (first.value, other.value)
+def ratio(first: Figure, other: Figure) -> str:
+    """How many times better the first is: rates are better high, times and sizes low."""
+    better, worse = (first.value, other.value) if first.unit.endswith("/s") else (other.value, first.value)
     return f"{better / worse:.1f} x" if worse else "-"
 
 
@@ -75,6 +75,6 @@ def summary_table(results: Results, quick: bool) -> Table:
         for figure in row:
             cells += [rate(figure), number(figure.p99)] if figure else ["-", "-"]
         for other in row[1:]:
-            cells.append(ratio(first, other, sign) if other else "-")
+            cells.append(ratio(first, other) if other else "-")
         table.add_row(*cells, "" if not sign else "yes" if reached(first) else "no")
     return table

@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from tocsin import strict_json
 from tocsin.errors import Refusal, invalid
 
 MessageType = Literal["fifo", "standard"]
@@ -159,7 +160,7 @@ def check_publish(request: PublishRequest, sender_id: str) -> Payload:
     try:
         payload = _payload_decoder.decode(raw)
     except msgspec.ValidationError as error:
-        raise _payload_fault(str(error)) from None
+        raise strict_json.misshapen(str(error), within="payload") from None
     if not is_chat_id(payload.chat_id):
         raise invalid("payload.chatId", f"A chatId is 1 to 128 of the characters {IDENTIFIER_CHARACTERS}")
     if not 1 <= len(payload.event_type) <= 128:
@@ -181,16 +182,6 @@ def check_publish(request: PublishRequest, sender_id: str) -> Payload:
             "message_too_large", f"The message as it is delivered has {size} bytes; {MAX_MESSAGE_BYTES} are allowed."
         )
     return payload
-
-
-def _payload_fault(text: str) -> Refusal:
-    """msgspec's sentence, with its path (`$.chatId`) turned into ours."""
-    sentence, _, path = text.partition(" - at `$")
-    field = "payload" + path.rstrip("`")
-    missing = re.search("required field `([^`]+)`", sentence)
-    if missing:
-        field += "." + missing[1]
-    return invalid(field, sentence + ".")
 
 
 def publication(

@@ -111,7 +111,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         fault = str(error)
-    raise _misshapen(fault)
+    raise misshapen(fault)
 
 
 # What msgspec says, and what we say instead. Its texts are not a public interface: the tests pin them.
@@ -131,7 +131,8 @@ _NOUN: Final = {
 }
 
 
-def _misshapen(fault: str) -> Refusal:
+def misshapen(fault: str, within: str = "") -> Refusal:
+    """What msgspec says of a shape, as we say it; `within` is the path of the value that was decoded."""
     path = ""
     if place := _PLACE.fullmatch(fault):
         # Shown, because an unknown field can be named so that it looks like a place.
@@ -146,6 +147,8 @@ def _misshapen(fault: str) -> Refusal:
         sentence = "This has the wrong length, or characters that are not allowed here."
     else:
         sentence = _QUOTED.sub(lambda match: _nouns(match[1].split(" | ")), fault) + "."
+    if within:
+        path = f"{within}.{path}" if path else within
     return Refusal("invalid_argument", sentence, field=path or None)
 
 

@@ -192,6 +192,6 @@ async def test_a_folder_whose_last_key_was_deleted_says_so(folder: Path) -> None
 async def test_other_files_in_the_folder_are_left_alone(folder: Path) -> None:
     keys = FileKeys(folder)
     known = await kids(keys)
-    for name in ("signing-1.pem", "signing-0002.pem.bak", "xsigning-0003.pem", ".new-left-over"):
+    for name in ("signing-1.pem", "signing-00001.pem", "signing-0002.pem.bak", "xsigning-0003.pem", ".new-left-over"):
         (folder / name).write_text("not a key")
     assert await kids(FileKeys(folder)) == known

@@ -248,7 +248,7 @@ async def test_an_answer_that_is_no_key_set_is_refused(issuer: Issuer, body: byt
 
 async def test_an_issuer_that_hangs_is_given_up(issuer: Issuer) -> None:
     given_up = threading.Event()
-    issuer.answers["/keys"] = lambda handler: cast(None, given_up.wait())
+    issuer.answers["/keys"] = lambda handler: cast(None, given_up.wait(10))
     with pytest.raises(KeysUnusable, match="cannot be fetched: timed out"):
         await OidcKeys(issuer=issuer.url, timeout_s=0.05).load()
     given_up.set()
@@ -260,7 +260,9 @@ async def test_an_issuer_that_drips_is_given_up(issuer: Issuer) -> None:
     def drip(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.end_headers()
-        while not given_up.wait(0.01):
+        for _ in range(500):
+            if given_up.wait(0.01):
+                return
             handler.wfile.write(b" ")
 
     issuer.answers["/keys"] = drip

@@ -253,7 +253,7 @@ class Recorder:
         """As an operator lists them."""
         asked_at = now()
         printed = await asyncio.to_thread(run_cli, "dlq", "list", "--data", str(self.service.data), "--json")
-        letters: list[dict[str, Any]] = json.loads(printed)
+        letters: list[dict[str, Any]] = [json.loads(line) for line in printed.splitlines()]
         listed = tuple(DeadLetter(message_id=each["messageId"], attempts=each["attempts"]) for each in letters)
         self.log.dead_letters.append(DeadLetterRead(asked_at=asked_at, letters=listed))
         return letters

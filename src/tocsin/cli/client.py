@@ -1,6 +1,6 @@
 """What the commands ask of a service, however they reach it.
 
-    commands -> Client <- RestClient (a running service: --url, or a folder's admin.sock), FolderClient (no service)
+commands -> Client <- RestClient (a running service: --url, or a folder's admin.sock), FolderClient (no service)
 """
 
 from collections.abc import Iterator, Sequence

@@ -9,6 +9,7 @@ from typing import Final
 import typer
 
 from tocsin.cli.failure import Failure
+from tocsin.cli.printing import say
 
 _TOKEN: Final = re.compile(r"[!-~]{1,8192}", re.ASCII)
 
@@ -24,7 +25,7 @@ class Token:
         if self._path is None:
             source, text = "TOCSIN_TOKEN", os.environ.get("TOCSIN_TOKEN", "")
             if not text:
-                raise Failure("A token is needed: name its file with --token-file, or put it into TOCSIN_TOKEN.")
+                raise typer.BadParameter("a token is needed; or put it into TOCSIN_TOKEN.", param_hint="--token-file")
         else:
             source = str(self._path)
             with self._path.open(encoding="latin-1") as file:
@@ -37,5 +38,5 @@ class Token:
     def _warn(self, status: os.stat_result) -> None:
         """A warning only: what an orchestrator mounts, or a pipe, is not ours to lock."""
         if not self._warned and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-            typer.echo(f"tocsin: others can read the token in {self._path}; run: chmod 600 {self._path}", err=True)
+            say(f"others can read the token in {self._path}; run: chmod 600 {self._path}")
         self._warned = True

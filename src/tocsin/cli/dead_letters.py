@@ -12,24 +12,27 @@ import typer
 from tocsin.cli import values
 from tocsin.cli.client import Letter
 from tocsin.cli.failure import Failure
-from tocsin.cli.printing import AsJson, harmless, print_columns, print_json, say
+from tocsin.cli.printing import AsJson, harmless, print_columns, print_json
 from tocsin.cli.target import Data, administration_of
 
-dlq = typer.Typer(help="List, show, replay or purge dead letters.", no_args_is_help=True)
+dlq = typer.Typer()
 
 LetterId = Annotated[str, typer.Argument(metavar="ID", parser=values.letter_id)]
 LetterIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", parser=values.letter_id)]
 All = Annotated[bool, typer.Option("--all", help="All of them.", is_flag=True)]
 
 
+@dlq.callback(invoke_without_command=True)
+def start(context: typer.Context) -> None:
+    """List, show, replay or purge dead letters."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 @dlq.command("list")
 def list_letters(
-    queue: Annotated[
-        str | None, typer.Option(help="Only of this queue.", parser=values.queue, metavar="QUEUE")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(help="At most so many.", parser=values.whole(1, 1_000), metavar="NUMBER")
-    ] = 100,
+    queue: Annotated[str | None, typer.Option(help="Only of this queue.", parser=values.queue, metavar="QUEUE")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", parser=values.whole(1, 1_000), metavar="NUMBER")] = 100,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +71,7 @@ def replay(letters: LetterIds = None, every: All = False, data: Data = None, as_
 
 @dlq.command()
 def purge(letters: LetterIds = None, every: All = False, data: Data = None, as_json: AsJson = False) -> None:
-    """Delete dead letters. Their messages stay in history."""
+    """Delete dead letters. Their messages stay in history, except MessageStorageQueue's, which are nowhere else."""
     named = _named(letters, every=every)
     with administration_of(data) as client:
         count = client.purge(named)

@@ -48,4 +48,6 @@ def server_packages() -> Iterator[None]:
         missing = (error.name or "tocsin").partition(".")[0]
         if missing == "tocsin":
             raise
-        raise Failure(f"This needs the server's packages ({missing} is missing): pip install 'tocsin[server]'") from None
+        raise Failure(
+            f"This needs the server's packages ({missing} is missing): pip install 'tocsin[server]'"
+        ) from None

@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 
 import structlog
-import typer
 
 from tocsin.bus import DeadLetter
 from tocsin.cli import values
 from tocsin.cli.client import Grant, Letter, Revocation, Wanted
 from tocsin.cli.failure import Failure, Refused
+from tocsin.cli.printing import say
 from tocsin.components.message_retrieval import Range
 from tocsin.engines.embedded.data_folder import FolderError
 from tocsin.engines.embedded.engine import EmbeddedEngine, EmbeddedSettings
@@ -34,7 +34,7 @@ from tocsin.message import parse_rfc3339, rfc3339
 from tocsin.roles import Role
 from tocsin.service import Service
 from tocsin.tables import Permission
-from tocsin.topology import QUEUES, Queue
+from tocsin.topology import QUEUES
 
 T = TypeVar("T")
 
@@ -148,17 +148,13 @@ async def _open(data: Path) -> tuple[EmbeddedEngine, Service]:
     engine = EmbeddedEngine(settings, frame=bytes)  # nobody is connected: no frame is ever made
     try:
         files = FileKeys(data / "keys")
-        tokens = TokenCheck(await Keys.open(files, _tell, time.time_ns() // 1_000_000), RULES)
+        tokens = TokenCheck(await Keys.open(files, say, time.time_ns() // 1_000_000), RULES)
         service = Service(engine.protocols, tokens)
         engine.start()
     except BaseException:
         await engine.stop()
         raise
     return engine, service
-
-
-def _tell(sentence: str) -> None:
-    typer.echo(f"tocsin: {sentence}", err=True)
 
 
 def _range(wanted: Wanted, after: str | None) -> Range:

@@ -13,6 +13,7 @@ from tocsin.cli.client import Wanted
 from tocsin.cli.failure import Failure, Refused, Unreachable
 from tocsin.cli.printing import AsJson, print_json, print_message
 from tocsin.cli.target import Data, TokenFile, Url, client_of, running
+from tocsin.message import MAX_MESSAGE_BYTES
 
 Chat = Annotated[str, typer.Argument(metavar="CHAT", parser=values.chat_id)]
 
@@ -35,9 +36,7 @@ def publish(
     ] = "standard",
     event_type: Annotated[
         str,
-        typer.Option(
-            help="What the message is to the application.", parser=values.event_type, metavar="NAME"
-        ),
+        typer.Option(help="What the message is to the application.", parser=values.event_type, metavar="NAME"),
     ] = "message",
     channel: Annotated[
         str, typer.Option(help="Where it is to be delivered.", parser=values.chat_id, metavar="CHANNEL")
@@ -45,19 +44,23 @@ def publish(
     identifier: Annotated[
         str | None,
         typer.Option(
-            "--id", help="Published again with the same id, it is one message.", parser=values.printable_id, metavar="ID"
+            "--id",
+            help="Published again with the same id, it is one message.",
+            parser=values.printable_id,
+            metavar="ID",
         ),
     ] = None,
-    as_text: Annotated[bool, typer.Option("--text", help="CONTENT is a text, whatever it looks like.", is_flag=True)] = False,
+    as_text: Annotated[
+        bool, typer.Option("--text", help="CONTENT is a text, whatever it looks like.", is_flag=True)
+    ] = False,
     url: Url = None,
     token_file: TokenFile = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish a message; prints its id once it is on disk."""
-    client = running(url, token_file, data)
-    given = sys.stdin.read() if content == "-" else content
-    publication = {
+    given = _given(content)
+    publication: dict[str, object] = {
         "targetChannel": channel,
         "messageType": kind,
         "payload": {"chatId": chat, "eventType": event_type, "content": given if as_text else _content(given)},
@@ -65,7 +68,7 @@ def publish(
     if identifier is not None:
         publication["messageDeduplicationId"] = identifier
     try:
-        receipt = client.publish(publication)
+        receipt = running(url, token_file, data).publish(publication)
     except Unreachable as error:
         raise Failure(f"{error.message} {_unknown(identifier)}") from error
     except Refused as refusal:
@@ -80,15 +83,13 @@ def publish(
 
 def history(
     chat: Chat,
-    limit: Annotated[
-        int, typer.Option(help="At most so many.", parser=values.whole(1, _MOST), metavar="NUMBER")
-    ] = 50,
+    limit: Annotated[int, typer.Option(help="At most so many.", parser=values.whole(1, _MOST), metavar="NUMBER")] = 50,
     first: Annotated[
         int | None,
-        typer.Option("--from", help="From this number on.", parser=values.whole(0, 10**17), metavar="NUMBER"),
+        typer.Option("--from", help="From this number on.", parser=values.number, metavar="NUMBER"),
     ] = None,
     last: Annotated[
-        int | None, typer.Option("--to", help="Up to this number.", parser=values.whole(0, 10**17), metavar="NUMBER")
+        int | None, typer.Option("--to", help="Up to this number.", parser=values.number, metavar="NUMBER")
     ] = None,
     since: Annotated[
         str | None, typer.Option(help="From this time on (RFC 3339).", parser=values.moment, metavar="TIME")
@@ -113,6 +114,17 @@ def history(
         else:
             for body in reversed(list(islice(client.history(by_time), limit))):
                 print_message(body, as_json=as_json)
+
+
+def _given(content: str) -> str:
+    """The argument, or what stands on stdin, without the line's end."""
+    try:
+        if content == "-":
+            return sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1).decode().removesuffix("\n")
+        content.encode()
+    except UnicodeError:
+        raise typer.BadParameter("it is not UTF-8.", param_hint="CONTENT") from None
+    return content
 
 
 def _content(text: str) -> object:

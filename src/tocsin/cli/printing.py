@@ -14,13 +14,17 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.", is_flag=True)]
 
-_ESCAPES: Final = {code: f"\\x{code:02x}" for code in itertools.chain(range(32), range(127, 160))} | {
-    9: "\\t",
-    10: "\\n",
-    13: "\\r",
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-} | {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_ESCAPES: Final = (
+    {code: f"\\x{code:02x}" for code in itertools.chain(range(32), range(127, 160))}
+    | {
+        9: "\\t",
+        10: "\\n",
+        13: "\\r",
+        0x2028: "\\u2028",
+        0x2029: "\\u2029",
+    }
+    | {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+)
 """C0, DEL and C1; what breaks lines; what turns the direction of writing."""
 
 

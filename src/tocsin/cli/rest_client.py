@@ -62,7 +62,9 @@ class _Address(msgspec.Struct):
     url: str
 
 
-class _Error(msgspec.Struct):
+class Problem(msgspec.Struct, frozen=True):
+    """A refusal, as every door says it (WIRE.md, Errors)."""
+
     code: str
     message: str
     field: str | None = None
@@ -153,11 +155,10 @@ class RestClient(ABC):
             except msgspec.DecodeError:
                 raise self._stranger(status) from None
         try:
-            error = msgspec.json.decode(answer, type=_Error)
+            problem = msgspec.json.decode(answer, type=Problem)
         except msgspec.DecodeError:
             raise self._stranger(status) from None
-        seconds = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
-        raise Refused(error.code, error.message, field=error.field, retry_after=seconds)
+        raise Refused(problem.code, problem.message, field=problem.field, retry_after=seconds(retry_after))
 
     def _exchange(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
@@ -173,7 +174,9 @@ class RestClient(ABC):
             connection.close()
 
     def _stranger(self, status: int) -> Unreachable:
-        return Unreachable(f"{self.place} answers with status {status}, but not as a Tocsin service does; is it the one?")
+        return Unreachable(
+            f"{self.place} answers with status {status}, but not as a Tocsin service does; is it the one?"
+        )
 
 
 class UrlClient(RestClient):
@@ -208,7 +211,6 @@ class AdminClient(RestClient):
 
     def __init__(self, path: Path) -> None:
         self._path: Final = path
-        self._url: str | None = None
 
     def connect(self) -> HTTPConnection:
         return UnixConnection(self._path)
@@ -264,6 +266,11 @@ def query_string(parameters: Parameters) -> str:
 def stream_url(url: str, parameters: Parameters) -> str:
     """http -> ws, https -> wss."""
     return f"ws{url.removeprefix('http')}?{query_string(parameters)}"
+
+
+def seconds(retry_after: str | None) -> float | None:
+    """The value of the header, as a Tocsin service writes it."""
+    return float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
 
 
 def reason(error: Exception) -> str:

@@ -5,8 +5,9 @@ flag, else TOCSIN_… variable, else default -> values.py -> profiles.embedded.S
 Rule: settings are read here, once; what is wrong stops the start with its name, its value and what is allowed.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import typer
 
@@ -14,52 +15,55 @@ from tocsin.cli import values
 from tocsin.cli.failure import Failure, server_packages
 
 _ADDRESS, _TOKENS, _STORE, _LIMITS, _OPERATION = "Address", "Tokens", "Store", "Limits", "Operation"
-_MANY = 1_000_000_000
+_count: Final = values.whole(1, 1_000_000_000)
 
 
-def _setting(name: str, panel: str, text: str, **more: Any) -> Any:  # typer's own Option takes and gives Any
-    """An option with a TOCSIN_… variable; several values in a variable stand with spaces between them."""
-    return typer.Option(envvar=f"TOCSIN_{name}", show_envvar=True, help=text, rich_help_panel=panel, **more)
+def _setting(
+    name: str, panel: str, parser: Callable[..., object] | None, metavar: str | None, text: str, **more: Any
+) -> Any:  # as typer's own Option
+    """An option with the variable TOCSIN_`name`; several values in a variable stand with spaces between them."""
+    return typer.Option(
+        envvar=f"TOCSIN_{name}",
+        show_envvar=True,
+        parser=parser,
+        metavar=metavar,
+        help=text,
+        rich_help_panel=panel,
+        **more,
+    )
 
 
 def serve(
     data: Annotated[
-        Path, _setting("DATA", _STORE, "The folder that holds everything; made if it is missing.", metavar="DIR")
+        Path, _setting("DATA", _STORE, None, "DIR", "The folder that holds everything; made if it is missing.")
     ] = Path("data"),
     host: Annotated[
         str,
         _setting(
             "HOST",
             _ADDRESS,
+            values.host,
+            "HOST",
             "Where to listen. Beyond this machine only behind a proxy that ends TLS.",
-            parser=values.host,
-            metavar="HOST",
         ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, _setting("PORT", _ADDRESS, "WebSocket and REST; 0: any free one.", parser=values.port, metavar="PORT")
+        int, _setting("PORT", _ADDRESS, values.port, "PORT", "WebSocket and REST; 0: any free one.")
     ] = 8080,
     ops_port: Annotated[
-        int,
-        _setting(
-            "OPS_PORT",
-            _ADDRESS,
-            "Health and metrics, on 127.0.0.1 only; 0: off.",
-            parser=values.port,
-            metavar="PORT",
-        ),
+        int, _setting("OPS_PORT", _ADDRESS, values.port, "PORT", "Health and metrics, on 127.0.0.1 only; 0: off.")
     ] = 9090,
     base_path: Annotated[
-        str, _setting("BASE_PATH", _ADDRESS, "What all paths begin with.", parser=values.base_path, metavar="PATH")
+        str, _setting("BASE_PATH", _ADDRESS, values.base_path, "PATH", "What all paths begin with.")
     ] = "/dvl",
     allowed_origin: Annotated[
         list[str] | None,
         _setting(
             "ALLOWED_ORIGIN",
             _ADDRESS,
-            "An origin whose pages may call; may be repeated. REST: none without it. WebSocket: any without it.",
-            parser=values.origin,
-            metavar="ORIGIN",
+            values.origin,
+            "ORIGIN",
+            "An origin whose pages may call; may be repeated. Without one: none by REST, any by WebSocket.",
         ),
     ] = None,
     trusted_proxy: Annotated[
@@ -67,9 +71,9 @@ def serve(
         _setting(
             "TRUSTED_PROXY",
             _ADDRESS,
+            values.network,
+            "CIDR",
             "A network whose X-Forwarded-For is believed; may be repeated.",
-            parser=values.network,
-            metavar="CIDR",
         ),
     ] = None,
     issuer: Annotated[
@@ -77,9 +81,9 @@ def serve(
         _setting(
             "ISSUER",
             _TOKENS,
+            values.trusted_url,
+            "URL",
             "An OpenID Connect issuer whose tokens count, instead of `tocsin token`'s.",
-            parser=values.trusted_url,
-            metavar="URL",
         ),
     ] = None,
     audience: Annotated[
@@ -87,9 +91,9 @@ def serve(
         _setting(
             "AUDIENCE",
             _TOKENS,
-            "What the issuer's tokens must be meant for (aud or client_id); may be repeated.",
-            parser=values.audience,
-            metavar="AUDIENCE",
+            values.audience,
+            "AUDIENCE",
+            "Whom the issuer's tokens must be meant for (aud or client_id); may be repeated.",
         ),
     ] = None,
     jwks_url: Annotated[
@@ -97,29 +101,23 @@ def serve(
         _setting(
             "JWKS_URL",
             _TOKENS,
-            "Where the issuer's keys are, instead of asking its discovery document.",
-            parser=values.trusted_url,
-            metavar="URL",
+            values.trusted_url,
+            "URL",
+            "Where the issuer's keys are; else its discovery document says so.",
         ),
     ] = None,
     user_claim: Annotated[
         str,
-        _setting(
-            "USER_CLAIM",
-            _TOKENS,
-            "The claim of the issuer's tokens that is the userId.",
-            parser=values.claim,
-            metavar="CLAIM",
-        ),
+        _setting("USER_CLAIM", _TOKENS, values.claim, "CLAIM", "The claim of the issuer's tokens that is the userId."),
     ] = "sub",
     scope_prefix: Annotated[
         str,
         _setting(
             "SCOPE_PREFIX",
             _TOKENS,
+            values.prefix,
+            "PREFIX",
             "What the issuer's scopes begin with, such as tocsin/; others do not count.",
-            parser=values.prefix,
-            metavar="PREFIX",
         ),
     ] = "",
     retention: Annotated[
@@ -127,93 +125,61 @@ def serve(
         _setting(
             "RETENTION",
             _STORE,
-            "How long messages can be read.",
-            parser=values.duration,
-            metavar="TIME",
+            values.duration,
+            "TIME",
+            "How long messages can be read: 30d, 12h, 45m, 90s, 500ms.",
             show_default="30d",
         ),
     ] = 30 * 86_400_000,
     restored: Annotated[
         bool,
         _setting(
-            "RESTORED", _STORE, "The folder is a copy that was put back: clients that know more are told.", is_flag=True
+            "RESTORED",
+            _STORE,
+            values.switch,
+            None,
+            "The folder is a copy that was put back: clients that know more are told.",
         ),
     ] = False,
     publish_rate: Annotated[
-        float,
-        _setting(
-            "PUBLISH_RATE",
-            _LIMITS,
-            "Publishes a second, for each user and chat.",
-            parser=values.rate,
-            metavar="NUMBER",
-        ),
+        float, _setting("PUBLISH_RATE", _LIMITS, values.rate, "NUMBER", "Publishes a second, for each user and chat.")
     ] = 100,
     publish_burst: Annotated[
-        float,
-        _setting(
-            "PUBLISH_BURST",
-            _LIMITS,
-            "Publishes at once, for each user and chat.",
-            parser=values.rate,
-            metavar="NUMBER",
-        ),
+        float, _setting("PUBLISH_BURST", _LIMITS, values.rate, "NUMBER", "Publishes at once, for each user and chat.")
     ] = 500,
     connections_per_user: Annotated[
-        int,
-        _setting(
-            "CONNECTIONS_PER_USER",
-            _LIMITS,
-            "Connections of one user.",
-            parser=values.whole(1, _MANY),
-            metavar="NUMBER",
-        ),
+        int, _setting("CONNECTIONS_PER_USER", _LIMITS, _count, "NUMBER", "Connections of one user.")
     ] = 100,
     connections_per_address: Annotated[
-        int,
-        _setting(
-            "CONNECTIONS_PER_ADDRESS",
-            _LIMITS,
-            "Connections from one address.",
-            parser=values.whole(1, _MANY),
-            metavar="NUMBER",
-        ),
+        int, _setting("CONNECTIONS_PER_ADDRESS", _LIMITS, _count, "NUMBER", "Connections from one address.")
     ] = 1_000,
     chats_per_connection: Annotated[
-        int,
-        _setting(
-            "CHATS_PER_CONNECTION",
-            _LIMITS,
-            "Chats that one connection may listen to.",
-            parser=values.whole(1, _MANY),
-            metavar="NUMBER",
-        ),
+        int, _setting("CHATS_PER_CONNECTION", _LIMITS, _count, "NUMBER", "Chats that one connection may listen to.")
     ] = 300,
     claim_capacity: Annotated[
         int,
         _setting(
             "CLAIM_CAPACITY",
             _LIMITS,
-            "Ids of publishes that are remembered; beyond them a publish with an id is refused.",
-            parser=values.whole(1, _MANY),
-            metavar="NUMBER",
+            _count,
+            "NUMBER",
+            "Ids of publishes that are remembered; beyond them, publishes with an id are refused.",
         ),
     ] = 2_000_000,
     log_format: Annotated[
-        str,
-        _setting("LOG_FORMAT", _OPERATION, "How the log is written.", parser=values.log_format, metavar="text|json"),
+        str, _setting("LOG_FORMAT", _OPERATION, values.log_format, "text|json", "How the log is written.")
     ] = "text",
     examples: Annotated[
-        bool, _setting("EXAMPLES", _OPERATION, "Make a chat to try, and print commands for it.", is_flag=True)
+        bool, _setting("EXAMPLES", _OPERATION, values.switch, None, "Make a chat to try, and print commands for it.")
     ] = False,
     failpoints: Annotated[
         str,
         _setting(
             "FAILPOINTS",
             _OPERATION,
+            values.failpoints,
+            "RULES",
             "Where to fail on purpose, for tests: name=kill|raise|stall:ms[@nth][~TEXT],…",
-            parser=values.failpoints,
-            metavar="RULES",
             hidden=True,
         ),
     ] = "",
@@ -224,6 +190,8 @@ def serve(
         _require_issuer({"--user-claim": user_claim != "sub"})
     elif not audience:
         raise typer.BadParameter("it is needed with --issuer, or nobody's tokens would count.", param_hint="--audience")
+    elif examples:
+        raise typer.BadParameter("it makes tokens, which is --issuer's to do.", param_hint="--examples")
     with server_packages():
         from tocsin.profiles.embedded import Settings, StartError, run
     settings = Settings(
@@ -260,4 +228,6 @@ def serve(
 def _require_issuer(given: dict[str, object]) -> None:
     for flag, value in given.items():
         if value:
-            raise typer.BadParameter("it says something of an outside issuer's tokens: name it with --issuer.", param_hint=flag)
+            raise typer.BadParameter(
+                "it says something of an outside issuer's tokens: name it with --issuer.", param_hint=flag
+            )

@@ -1,7 +1,7 @@
 """Which service a command means: the options --url, --token-file and --data, and the `Client` that they name.
 
-    --url, else --data, else TOCSIN_URL, else TOCSIN_DATA, else ./data
-    a folder -> AdminClient if a service holds it (its admin.sock answers), else FolderClient
+--url, else --data, else TOCSIN_URL, else TOCSIN_DATA, else ./data
+a folder -> AdminClient if a service holds it (its admin.sock answers), else FolderClient
 """
 
 import os
@@ -23,7 +23,7 @@ _PANEL: Final = "Which service"
 Url = Annotated[
     str | None,
     typer.Option(
-        help="The service's address, such as http://127.0.0.1:8080/dvl.  [env var: TOCSIN_URL]",
+        help="The service's address, such as http://127.0.0.1:8080/dvl. Variable: TOCSIN_URL.",
         parser=values.service_url,
         metavar="URL",
         rich_help_panel=_PANEL,
@@ -42,8 +42,8 @@ TokenFile = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Or a service's folder on this machine, whether it runs or not; no token is needed.  "
-        "[env var: TOCSIN_DATA; default: data]",
+        help="Or a service's folder on this machine, whether it runs or not; no token is needed. "
+        "Variable: TOCSIN_DATA. Default: data.",
         metavar="DIR",
         rich_help_panel=_PANEL,
     ),

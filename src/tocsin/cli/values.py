@@ -21,6 +21,16 @@ _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 8
 #: 100 years: a time before it can be told from one that was meant in another unit.
 _LONGEST_MS: Final = 36_500 * 86_400_000
 _LARGEST: Final = 1e12
+_SWITCH: Final = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9]\d{0,4})?", re.ASCII)
 _BASE_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+", re.ASCII)
 _CLAIM: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
@@ -44,6 +54,14 @@ def whole(least: int, most: int) -> Callable[[str | int], int]:
         return int(text)
 
     return parse
+
+
+def switch(text: str) -> bool:
+    """What a variable says for a flag."""
+    value = _SWITCH.get(text.lower())
+    if value is None:
+        raise refuse(text, f"one of {', '.join(_SWITCH)}")
+    return value
 
 
 def rate(text: str | float) -> float:
@@ -133,8 +151,11 @@ def refuse(text: object, allowed: str) -> typer.BadParameter:
 
 
 port: Final = whole(0, 65_535)
+number: Final = whole(0, 10**17)
 base_path: Final = one_of(_BASE_PATH.fullmatch, "a path such as /dvl, with a / before each part and none at its end")
-origin: Final = one_of(_ORIGIN.fullmatch, "an origin as browsers send it, such as https://app.example.com, without a path")
+origin: Final = one_of(
+    _ORIGIN.fullmatch, "an origin as browsers send it, such as https://app.example.com, without a path"
+)
 host: Final = one_of(re.compile(r"[0-9A-Za-z_.:%-]{1,253}", re.ASCII).fullmatch, "an address or a name of this machine")
 claim: Final = one_of(_CLAIM.fullmatch, "the name of a claim, without spaces")
 prefix: Final = one_of(re.compile(r"[!-~]{0,128}", re.ASCII).fullmatch, "what scopes begin with, without spaces")
@@ -146,4 +167,7 @@ queue: Final = one_of({each.name for each in QUEUES}.__contains__, ", ".join(eac
 chat_id: Final = one_of(is_chat_id, "1 to 128 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
 user_id: Final = one_of(is_user_id, "1 to 120 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
 printable_id: Final = one_of(is_printable_id, "1 to 128 printable ASCII characters")
+letter_id: Final = one_of(
+    re.compile(r"\d{1,18}", re.ASCII).fullmatch, "the id of a dead letter, as `tocsin dlq list` prints it"
+)
 event_type: Final = one_of(lambda text: 1 <= len(text) <= 128, "1 to 128 characters")

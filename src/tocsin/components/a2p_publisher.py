@@ -20,12 +20,13 @@ class A2pPublisher:
 
     async def publish(self, identity: Identity, request: PublishRequest, idempotency_key: str | None) -> Receipt:
         """`idempotency_key` is the header's; both given and different is refused."""
+        wanted: PublishRequest | Refusal = request
         if idempotency_key is not None:
-            given = request.message_deduplication_id
-            if given is not None and given != idempotency_key:
-                raise invalid("messageDeduplicationId", "It differs from the header Idempotency-Key.")
-            request = msgspec.structs.replace(request, message_deduplication_id=idempotency_key)
-        (answer,) = await self._publishing.publish([Offer(identity, request)], door="a2p")
+            if request.message_deduplication_id in (None, idempotency_key):
+                wanted = msgspec.structs.replace(request, message_deduplication_id=idempotency_key)
+            else:
+                wanted = invalid("messageDeduplicationId", "It differs from the header Idempotency-Key.")
+        (answer,) = await self._publishing.publish([Offer(identity, wanted)], door="a2p")
         if isinstance(answer, Refusal):
             raise answer
         return answer

@@ -42,7 +42,7 @@ RULES: Final = TokenRules(issuer=ISSUER, audiences=frozenset({ISSUER}))
 MAX_TTL_S: Final = 10 * 366 * 24 * 3600
 
 _CURSOR_BYTES: Final = 32
-_SIGNING: Final = re.compile(r"signing-(\d{4,9})\.pem", re.ASCII)
+_SIGNING: Final = re.compile(r"signing-(\d{4}|[1-9]\d{4,8})\.pem", re.ASCII)
 #: How long a deleted key file may go on counting.
 _FRESH_FOR_S: Final = 60
 #: Bytes; more than a PEM file with the largest key.
@@ -113,7 +113,7 @@ class FileKeys:
     def rotate(self) -> None:
         """Make a key, and mint with it from now on. Takes a moment. Raises `KeysUnusable`."""
         try:
-            _make(self._path(max(self._numbers()) + 1), _new_key())
+            _make(self._path(max(self._numbers(), default=0) + 1), _new_key())
         except OSError as error:
             raise _unusable(self._folder, error) from error
         self._signing = self._read_signing()

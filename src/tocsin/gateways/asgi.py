@@ -54,7 +54,7 @@ class Disconnected(Exception):
 
 
 class Request:
-    """One request. `rest` is what follows the resource's path, where that ends with a slash."""
+    """One request. `rest` is what follows the path of a resource that is a tree."""
 
     __slots__ = ("_headers", "_query", "_receive", "id", "path", "rest")
 
@@ -148,6 +148,8 @@ class Query(Generic[T]):
 
 
 def _holds_integer(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
         return any(_holds_integer(member) for member in kind.types)
     return isinstance(kind, msgspec.inspect.IntType)
@@ -157,9 +159,13 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
-    """What a path has: its methods, and a header that says more about a refusal."""
+    """What a path has: its methods, and a header that says more about a refusal.
+
+    With `is_tree` it stands for all that is below the path, which then ends with a slash.
+    """
 
     methods: Mapping[str, Handler]
+    is_tree: bool = False
     refusal_header: Callable[[Refusal], Header] | None = None
 
     @property
@@ -170,7 +176,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shell:
-    """The ASGI application over a table of resources. A path that ends with a slash stands for all below it."""
+    """The ASGI application over a table of resources, by path."""
 
     def __init__(
         self,
@@ -181,8 +187,8 @@ class Shell:
         allowed_origins: frozenset[str] = frozenset(),
     ) -> None:
         """`refused` hears the code of each refusal that a handler raised."""
-        self._resources: Final = {path: found for path, found in resources.items() if not path.endswith("/")}
-        self._below: Final = [(path, found) for path, found in resources.items() if path.endswith("/")]
+        self._resources: Final = {path: found for path, found in resources.items() if not found.is_tree}
+        self._trees: Final = [(path, found) for path, found in resources.items() if found.is_tree]
         self._new_id: Final = new_id
         self._refused: Final = refused
         self._allowed_origins: Final = allowed_origins
@@ -202,18 +208,18 @@ class Shell:
         except Exception as error:  # noqa: BLE001 - a defect is answered 500, like anywhere
             self._refused("internal")
             _log_failure(error, request.id)
-            refusal = Refusal("internal", "The service failed; what became of the request is not known.")
-            answer = refusal_answer(refusal, request.id, resource)
+            defect = Refusal("internal", "The service failed; what became of the request is not known.")
+            answer = refusal_answer(defect, request.id, resource)
         await send({"type": "http.response.start", "status": answer.status, "headers": self._headers(answer, request)})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
 
     def _find(self, request: Request) -> Resource | None:
         found = self._resources.get(request.path)
         if found is None:
-            for path, below in self._below:
+            for path, tree in self._trees:
                 if request.path.startswith(path) and request.path != path:
                     request.rest = request.path.removeprefix(path)
-                    return below
+                    return tree
         return found
 
     async def _answer(self, method: str, resource: Resource | None, request: Request) -> Answer:

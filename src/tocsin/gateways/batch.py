@@ -64,7 +64,7 @@ _CLOSING: Final = re.compile(rb"[ \t\r\n]*\][ \t\r\n]*\}[ \t\r\n]*")
 def split(body: bytes) -> list[bytes]:
     """The entries of `{"messages":[…]}`. Raises `invalid_json` or `invalid_argument`. About 2 ms for 8 MiB."""
     try:
-        found = msgspec.structs.astuple(_envelope.decode(body).messages)  # type: ignore[arg-type]
+        found = msgspec.structs.astuple(_envelope.decode(body).messages)
     except msgspec.ValidationError:
         raise invalid("messages", f"A batch is an object with messages alone, 1 to {MAX_BATCH} in an array.") from None
     except (msgspec.DecodeError, RecursionError):
@@ -90,7 +90,7 @@ def _is_all_of(body: bytes, entries: Sequence[bytes]) -> bool:
 
 
 async def read(body: bytes) -> list[Entry]:
-    """Each entry's publish object, or why there is none; and the chat of the latter."""
+    """Each entry's publish object, or why there is none; and its chat, as far as that can be read."""
     entries: list[Entry] = []
     turn = 0
     for entry in split(body):
@@ -103,16 +103,17 @@ async def read(body: bytes) -> list[Entry]:
 
 
 def _read_entry(entry: bytes) -> Entry:
+    chat_id = _chat(entry)
+    if len(entry) > MAX_MESSAGE_BYTES:
+        return Refusal("message_too_large", f"An entry may have {MAX_MESSAGE_BYTES} bytes."), chat_id
     try:
-        if len(entry) > MAX_MESSAGE_BYTES:
-            raise Refusal("message_too_large", f"An entry may have {MAX_MESSAGE_BYTES} bytes.")
-        return strict_json.decode(entry, _request), None
+        return strict_json.decode(entry, _request), chat_id
     except Refusal as refusal:
-        return refusal, _chat(entry)
+        return refusal, chat_id
 
 
 def _chat(entry: bytes) -> str | None:
-    """The chat of an entry that is refused: what follows it there must not overtake it."""
+    """Also of an entry that is, or will be, refused: what follows it in its chat must not overtake it."""
     try:
         return _readable.decode(entry).payload.chat_id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

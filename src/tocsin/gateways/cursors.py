@@ -13,7 +13,7 @@ import msgspec
 from tocsin.errors import Refusal
 from tocsin.identity import base64url, from_base64url
 
-#: Of HMAC-SHA256, in bytes (RFC 2104 section 5 allows no less).
+#: Of HMAC-SHA256, in bytes (RFC 2104 section 5 advises no less).
 TAG_BYTES: Final = 16
 
 Question = tuple[str | int | None, ...]

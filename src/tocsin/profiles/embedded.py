@@ -197,7 +197,7 @@ def _rules(settings: Settings) -> TokenRules:
     return TokenRules(
         issuer=settings.issuer,
         audiences=frozenset(settings.audience),
-        user_claims=(settings.user_claim,) if settings.user_claim == "sub" else (settings.user_claim, "sub"),
+        user_claims=(settings.user_claim,),
         scope_prefix=settings.scope_prefix,
     )
 

@@ -123,6 +123,7 @@ class EmbeddedEngine:
 
     async def stop(self) -> None:
         await self.bus.stop()
+        await self.hub.stop()
         self._reads.stop()
         self.folder.close()
 

@@ -119,19 +119,27 @@ class GroupCommit:
         self._runner.add_done_callback(self._died)
 
     def _died(self, runner: "asyncio.Task[None]") -> None:
+        """Nobody waits for a writer that is no more."""
         if not runner.cancelled() and (error := runner.exception()) is not None and not self.fatal.done():
             self.fatal.set_exception(error)
+        appends, self._appends = self._appends, []
+        tasks, self._tasks = self._tasks, []
+        _refuse(appends, tasks, _unconfirmed())
 
     async def stop(self) -> None:
         """Commits what is waiting, then ends."""
         self._stopping = True
         self._wake.set()
         if self._runner is not None:
-            await self._runner
+            await asyncio.wait([self._runner])
         if self._checkpointing is not None:
             await asyncio.wait([self._checkpointing])
         self._thread.shutdown()
         self._checkpoint_thread.shutdown()
+
+    @property
+    def is_running(self) -> bool:
+        return self._runner is not None and not self._runner.done()
 
     @property
     def is_full(self) -> bool:
@@ -140,14 +148,20 @@ class GroupCommit:
     def append(self, publications: Sequence[Publication], *, chained: bool = False) -> "asyncio.Future[list[Answer]]":
         """Takes its place in the order at once; the future's answers come when it is durable."""
         answers: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
-        self._appends.append(_Append(publications, answers, self._clock.monotonic(), chained=chained))
+        append = _Append(publications, answers, self._clock.monotonic(), chained=chained)
+        if self._runner is not None and self._runner.done():
+            _refuse([append], [], _unconfirmed())
+        self._appends.append(append)
         self._wake.set()
         return answers
 
     def write(self, job: Job[T]) -> "asyncio.Future[T]":
         """Runs `job` inside the next transaction; its result comes when that is durable."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._tasks.append(cast(_Task[object], _Task(job, done)))
+        task = cast(_Task[object], _Task(job, done))
+        if self._runner is not None and self._runner.done():
+            _refuse([], [task], _unconfirmed())
+        self._tasks.append(task)
         self._wake.set()
         return done
 
@@ -179,8 +193,7 @@ class GroupCommit:
         appends = [] if self._is_crowded and not self._stopping else self._take()
         tasks, self._tasks = self._tasks, []
         if self._full_until is not None:
-            for append in appends:
-                append.answers.set_result([_full()] * len(append.publications))
+            _refuse(appends, [], _full())
             appends = []
             if not tasks:
                 return
@@ -198,10 +211,13 @@ class GroupCommit:
             self._carry(connection)
             self._failpoints.hit("publish.accepted", draft.messages)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, connection, tasks)
-        except Exception as error:  # noqa: BLE001 - whatever it is, all who wait are told, and nothing of it stands
-            self._undo(connection, draft, now)
-            self._fail(appends, tasks, error)
-            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, all who wait are told
+            _roll_back(connection)
+            _refuse(appends, tasks, self._fail(error))
+            if not draft.rows or self._last_position() < draft.position:
+                self._undo(draft, now)
+                return
+            # The commit stands all the same: its publishers have heard "unknown", its messages go their way.
         self._settle(appends, tasks, draft, now, began)
         await self._tend_wal()
 
@@ -321,37 +337,29 @@ class GroupCommit:
             self._committed(draft.messages)
         self._chats.trim()
 
-    def _undo(self, connection: apsw.Connection, draft: "_Draft", now: int) -> None:
+    def _undo(self, draft: "_Draft", now: int) -> None:
         self._claims.settle(now, committed=False)
         for chat in draft.chats:
             chat.drawn_sequence, chat.drawn_ordinal = chat.sequence, chat.ordinal
         for chat in draft.new:
             chat.give_key(0)
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except apsw.Error as error:
-            log.error("a transaction could not be rolled back", error=str(error))
 
-    def _fail(self, appends: list[_Append], tasks: list[_Task[object]], error: Exception) -> None:
+    def _last_position(self) -> int:
+        """The log's, as the store has it."""
+        _, last = cast("tuple[int, int]", self._folder.writer.execute(QUERY["log_bounds"]).fetchone())
+        return last
+
+    def _fail(self, error: Exception) -> Refusal:
+        """Prepares the store for the next transaction; what this one's callers are told."""
         if isinstance(error, apsw.FullError):
-            refusal = _full()
             if self._full_until is None:
                 log.error("the disk is full; publishes are refused until there is room")
                 self._folder.release()
             self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
-        else:
-            refusal = Refusal(
-                "unavailable", "The store could not confirm this; repeat it with the same id.", retry_after=1
-            )
-            log.error("a commit failed; the store is opened anew", exc_info=error)
-            self._folder.reopen()
-        for append in appends:
-            if not append.answers.done():
-                append.answers.set_result([refusal] * len(append.publications))
-        for task in tasks:
-            if not task.done.done():
-                task.done.set_exception(refusal)
+            return _full()
+        log.error("a commit failed; the store is opened anew", exc_info=error)
+        self._folder.reopen()
+        return _unconfirmed()
 
     def _try_to_heal(self) -> None:
         if self._full_until is not None and self._clock.monotonic() >= self._full_until:
@@ -369,7 +377,10 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         if self._restart_wal:
             self._restart_wal = False
-            await loop.run_in_executor(self._thread, self._folder.finish_checkpoint)
+            try:
+                await loop.run_in_executor(self._thread, self._folder.finish_checkpoint)
+            except apsw.Error as error:
+                log.warning("a checkpoint could not be finished", error=str(error))
         elif (self._checkpointing is None or self._checkpointing.done()) and self._folder.wal_bytes() > WAL_BYTES:
             self._checkpointing = loop.run_in_executor(self._checkpoint_thread, self._folder.checkpoint)
             self._checkpointing.add_done_callback(self._checkpointed)
@@ -393,6 +404,27 @@ class _Draft:
         self.chats: list[Chat] = []
         self.answers: list[list[Answer]] = []
         self.new: list[Chat] = []
+
+
+def _roll_back(connection: apsw.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except apsw.Error as error:
+        log.error("a transaction could not be rolled back", error=str(error))
+
+
+def _refuse(appends: Sequence[_Append], tasks: Sequence[_Task[object]], refusal: Refusal) -> None:
+    for append in appends:
+        if not append.answers.done():
+            append.answers.set_result([refusal] * len(append.publications))
+    for task in tasks:
+        if not task.done.done():
+            task.done.set_exception(refusal)
+
+
+def _unconfirmed() -> Refusal:
+    return Refusal("unavailable", "The store could not confirm this; repeat it with the same id.", retry_after=1)
 
 
 def _full() -> Refusal:

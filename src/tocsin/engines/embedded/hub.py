@@ -26,7 +26,7 @@ from tocsin.failpoints import Failpoints
 from tocsin.identity import Identity
 from tocsin.message import Message
 from tocsin.metrics import Metrics
-from tocsin.roles import may_read
+from tocsin.roles import Role, may_read
 
 #: Seconds between two writes of a busy room; longer when the hub is.
 PACE_SECONDS: Final = 0.010
@@ -60,9 +60,9 @@ class Hub:
         self._rooms: dict[str, Room] = {}
         self._gathering: list[Room] = []
         self._pace = PACE_SECONDS
-        self._sweep: asyncio.TimerHandle | None = None
-        #: second -> connections whose token ends, or is about to, within it.
-        self._expiries: dict[int, list[HubConnection]] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+        #: second -> connections whose token ends, or is about to, within it; each stands in one.
+        self._expiries: dict[int, set[HubConnection]] = {}
         #: Unnumbered messages that were delivered and that their queue still holds.
         self._unsettled: set[str] = set()
         self.chats: Chats
@@ -88,7 +88,7 @@ class Hub:
         else:
             self._by_user[user_id] = entry if kept is None else {kept, entry}
         self._connections[connection.connection_id] = entry
-        self._note_expiry(entry)
+        self._await_expiry(entry, entry.identity.expires_at - EXPIRY_WARNING_MILLISECONDS)
         self._metrics.count("connects")
         self._metrics.gauge("connections", len(self._connections))
         return entry
@@ -117,7 +117,7 @@ class Hub:
         entry = self._connections.get(connection_id)
         if entry is not None:
             entry.identity = identity
-            self._note_expiry(entry)
+            self._await_expiry(entry, identity.expires_at - EXPIRY_WARNING_MILLISECONDS)
 
     async def close(self, connection_ids: Collection[str]) -> None:
         for connection_id in connection_ids:
@@ -133,8 +133,9 @@ class Hub:
             kept.discard(entry)
         if not kept or kept is entry:
             del self._by_user[user_id]
-        for listener in list(entry.listeners()):
+        for listener in entry.listeners():
             self._remove(listener)
+        self._leave_expiries(entry)
         entry.is_gone = True
         if entry.drained is not None:
             entry.drained.set()
@@ -144,21 +145,30 @@ class Hub:
     async def expiring(self, now: int) -> Sequence[Connection]:
         found = []
         for second in [second for second in self._expiries if second * 1000 <= now]:
-            for entry in self._expiries.pop(second):
+            for entry in list(self._expiries[second]):
                 ends = entry.identity.expires_at
-                if entry.is_gone:
-                    continue
                 if now >= ends:
+                    self._leave_expiries(entry)
                     found.append(self._record(entry))
-                elif ends - now <= EXPIRY_WARNING_MILLISECONDS and entry.warned_for != ends:
+                    continue
+                self._await_expiry(entry, ends)
+                if entry.warned_for != ends:
                     entry.warned_for = ends
                     found.append(self._record(entry))
-                    self._expiries.setdefault(-(-ends // 1000), []).append(entry)
         return found
 
-    def _note_expiry(self, entry: HubConnection) -> None:
-        second = -(-(entry.identity.expires_at - EXPIRY_WARNING_MILLISECONDS) // 1000)
-        self._expiries.setdefault(second, []).append(entry)
+    def _await_expiry(self, entry: HubConnection, at: int) -> None:
+        """`at` in milliseconds; never early."""
+        self._leave_expiries(entry)
+        entry.expires_in = -(-at // 1000)
+        self._expiries.setdefault(entry.expires_in, set()).add(entry)
+
+    def _leave_expiries(self, entry: HubConnection) -> None:
+        bucket = self._expiries.get(entry.expires_in)
+        if bucket is not None:
+            bucket.discard(entry)
+            if not bucket:
+                del self._expiries[entry.expires_in]
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 
@@ -166,23 +176,30 @@ class Hub:
         entry = self._connections.get(connection_id)
         if entry is None:
             return [Refusal("gone", "The connection is gone.", chat_id=chat_id) for chat_id in chat_ids]
-        user_id = entry.identity.user_id
-        await self.permissions.roles([(user_id, chat_id) for chat_id in chat_ids])
-        chats = [await self.messages.find(chat_id) for chat_id in chat_ids]
+        pairs = [(entry.identity.user_id, chat_id) for chat_id in chat_ids]
+        roles = await self.permissions.roles(pairs)
+        # What a stranger asks for in vain is not even looked up.
+        chats = [
+            await self.messages.find(chat_id) if _may_hear(entry.identity, chat_id, role) else None
+            for chat_id, role in zip(chat_ids, roles, strict=True)
+        ]
+        roles = await self.permissions.roles(pairs)
         # From here to the end nothing waits: what was checked is what is subscribed.
-        return [self._join(entry, chat_id, chat) for chat_id, chat in zip(chat_ids, chats, strict=True)]
+        return [
+            self._join(entry, chat_id, chat, role)
+            for chat_id, chat, role in zip(chat_ids, chats, roles, strict=True)
+        ]
 
-    def _join(self, entry: HubConnection, chat_id: str, chat: Chat) -> Subscription | Refusal:
-        identity = entry.identity
+    def _join(
+        self, entry: HubConnection, chat_id: str, chat: Chat | None, role: Role | None
+    ) -> Subscription | Refusal:
         if entry.is_gone:
             return Refusal("gone", "The connection is gone.", chat_id=chat_id)
-        role = self.permissions.known(identity.user_id, chat_id)
-        allowed = may_read(identity.user_id, chat_id, role) or "messages:read" in identity.scopes
-        if not allowed or (identity.chat_ids is not None and chat_id not in identity.chat_ids):
+        if chat is None or not _may_hear(entry.identity, chat_id, role):
             return forbidden(chat_id)
         old = entry.find(chat_id)
         if old is not None:
-            self._remove(old)
+            self._end(old)
         elif entry.count >= self._chats_per_connection:
             return Refusal(
                 "invalid_argument",
@@ -194,6 +211,7 @@ class Hub:
         if room is None:
             room = self._rooms[chat_id] = Room(chat_id, (self.chats.get(chat_id) or chat).sequence)
         listener = Listener(entry, room)
+        listener.missed_unnumbered = room.unnumbered
         room.pending.add(listener)
         entry.add(listener)
         return listener
@@ -221,13 +239,8 @@ class Hub:
         if subscription.held:
             self._write(subscription.connection, b"".join(subscription.held))
         subscription.held = None
-        if room.cursor < delivered:
-            subscription.floor = delivered
-            room.ahead.add(subscription)
-        else:
-            room.members.add(subscription)
-        if subscription.connection.is_stalled:
-            room.set_aside(subscription)
+        subscription.floor = delivered
+        room.let_in(subscription)
         return None
 
     async def leave(self, connection_id: str, chat_id: str) -> bool:
@@ -235,12 +248,17 @@ class Hub:
         listener = None if entry is None else entry.find(chat_id)
         if listener is None:
             return False
-        self._flush(listener.room)
-        self._remove(listener)
+        self._end(listener)
         return True
 
     async def of_user(self, user_id: str, chat_id: str) -> Sequence[str]:
         return [entry.connection_id for entry in self._of_user(user_id) if entry.find(chat_id) is not None]
+
+    def _end(self, listener: Listener) -> None:
+        """The end of a subscription, behind what was due before."""
+        self._flush(listener.room)
+        self._tell_missed(listener)
+        self._remove(listener)
 
     def _remove(self, listener: Listener) -> None:
         room = listener.room
@@ -260,9 +278,20 @@ class Hub:
     # -- Clients -------------------------------------------------------------------------------------------------------
 
     async def deliver(self, audience: Mapping[str, Listeners], messages: Sequence[Message]) -> Collection[str]:
-        delivered = 0
-        now = self._clock.monotonic()
         touched: dict[Room, None] = {}
+        try:
+            delivered = await self._gather(audience, messages, touched)
+        finally:
+            self._pace_rooms(touched)
+        if delivered:
+            self._metrics.count("deliveries", delivered)
+        return ()
+
+    async def _gather(
+        self, audience: Mapping[str, Listeners], messages: Sequence[Message], touched: dict[Room, None]
+    ) -> int:
+        """Hands each message to its room; how many deliveries that makes."""
+        delivered = 0
         for message in messages:
             room = audience.get(message.chat_id)
             if room is None:
@@ -288,17 +317,19 @@ class Hub:
             delivered += len(room.members)
             if room.pending or room.ahead:
                 self._deliver_apart(room, number, frame)
-        for room in touched:
+        return delivered
+
+    def _pace_rooms(self, rooms: Iterable[Room]) -> None:
+        """Those that were silent are written at once, the others when their pace has come."""
+        now = self._clock.monotonic()
+        for room in rooms:
             if room.gathered_bytes > MAX_GATHERED_BYTES or now - room.written_at >= self._pace:
                 self._write_room(room)
             elif not room.is_waiting:
                 room.is_waiting = True
                 self._gathering.append(room)
-                if self._sweep is None:
-                    self._sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep_rooms)
-        if delivered:
-            self._metrics.count("deliveries", delivered)
-        return ()
+                if self._sweeper is None:
+                    self._sweeper = asyncio.create_task(self._sweep(), name="hub-sweep")
 
     def _deliver_apart(self, room: Room, number: int | None, frame: bytes) -> None:
         """To those who are not yet live: plain messages at once, numbered ones when their turn comes."""
@@ -320,9 +351,15 @@ class Hub:
     def _tell_hole(self, room: Room, number: int) -> None:
         """Numbers that died before they got here: they are in history, and never come by themselves."""
         self._flush(room)
-        gap = self._frame(_gap(room.chat_id, room.cursor + 1, number - 1, 0))
-        for listener in [*room.members, *room.ahead]:
+        first, last = room.cursor + 1, number - 1
+        room.cursor = room.written_cursor = last
+        gap = self._frame(_gap(room.chat_id, first, last, 0))
+        for listener in tuple(room.members):
             self._write(listener.connection, gap)
+        for listener in tuple(room.ahead):
+            if listener.floor < last:
+                beyond = max(first, listener.floor + 1)
+                self._write(listener.connection, self._frame(_gap(room.chat_id, beyond, last, 0)))
         for listener in room.pending:
             room.hold(listener, gap)
 
@@ -330,10 +367,18 @@ class Hub:
         """A message is dead: its listeners are told, and the room goes on behind it."""
         room = self._rooms.get(message.chat_id)
         number = message.sequence_number
-        if room is None or number is None or number <= room.cursor:
+        if room is None:
             return
-        self._tell_hole(room, number + 1)
-        room.cursor = room.written_cursor = number
+        if number is not None:
+            if number > room.cursor:
+                self._tell_hole(room, number + 1)
+        elif message.message_id not in self._unsettled:
+            self._flush(room)
+            room.unnumbered = room.written_unnumbered = room.unnumbered + 1
+            gap = self._frame(_gap(room.chat_id, None, 0, 1))
+            for listener in (*room.members, *room.ahead, *room.pending):
+                if not listener.connection.is_stalled:
+                    self._write(listener.connection, gap)
 
     async def skipped(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -396,9 +441,16 @@ class Hub:
             listener.connection.socket.write(frames)  # type: ignore[union-attr]
         room.written_at = self._clock.monotonic()
 
+    async def _sweep(self) -> None:
+        try:
+            while self._gathering:
+                await self._clock.sleep(SWEEP_SECONDS)
+                self._sweep_rooms()
+        finally:
+            self._sweeper = None
+
     def _sweep_rooms(self) -> None:
         """Writes the rooms whose pace has come; when that takes over half the sweep's time, everyone gathers longer."""
-        self._sweep = None
         began = self._clock.monotonic()
         waiting, self._gathering = self._gathering, []
         for room in waiting:
@@ -414,13 +466,16 @@ class Hub:
             self._pace = min(MAX_PACE_SECONDS, max(self._pace * 1.25, 2 * took))
         else:
             self._pace = max(PACE_SECONDS, self._pace * 0.95)
-        if self._gathering:
-            self._sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep_rooms)
 
     def flush(self) -> None:
         """Writes what every room has gathered: the service is about to stop."""
         for room in self._gathering:
             self._flush(room)
+
+    async def stop(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
 
     # -- slow readers --------------------------------------------------------------------------------------------------
 
@@ -440,16 +495,20 @@ class Hub:
             return
         entry.is_stalled = False
         for listener in entry.listeners():
-            room = listener.room
-            if listener in room.aside or listener in room.pending:
-                self._flush(room)
-                first, last, unnumbered = room.take_back(listener)
-                if first is not None or unnumbered:
-                    self._write(entry, self._frame(_gap(room.chat_id, first, last, unnumbered)))
-                    self._metrics.count("drops", unnumbered + (0 if first is None else last - first + 1))
+            if entry.is_stalled:
+                return  # that was all it could take
+            self._flush(listener.room)
+            self._tell_missed(listener)
         if entry.drained is not None:
             entry.drained.set()
             entry.drained = None
+
+    def _tell_missed(self, listener: Listener) -> None:
+        room = listener.room
+        first, last, unnumbered = room.take_back(listener)
+        if first is not None or unnumbered:
+            self._metrics.count("drops", unnumbered + (0 if first is None else last - first + 1))
+            self._write(listener.connection, self._frame(_gap(room.chat_id, first, last, unnumbered)))
 
     @property
     def connection_ids(self) -> Iterable[str]:
@@ -457,6 +516,11 @@ class Hub:
 
 
 MAX_GATHERED_BYTES: Final = 256 * 1024
+
+
+def _may_hear(identity: Identity, chat_id: str, role: Role | None) -> bool:
+    allowed = may_read(identity.user_id, chat_id, role) or "messages:read" in identity.scopes
+    return allowed and (identity.chat_ids is None or chat_id in identity.chat_ids)
 
 
 def _gap(chat_id: str, first: int | None, last: int, unnumbered: int) -> bytes:

@@ -24,6 +24,7 @@ class HubConnection:
         "_connection",
         "_listeners",
         "drained",
+        "expires_in",
         "identity",
         "is_gone",
         "is_stalled",
@@ -40,6 +41,8 @@ class HubConnection:
         self.is_stalled = False
         self.is_gone = False
         self.drained: asyncio.Event | None = None
+        #: The second in which its token's end is looked at next.
+        self.expires_in = 0
         #: The token's end for which it has had its tokenExpiring.
         self.warned_for = 0
 
@@ -180,22 +183,35 @@ class Room:
 
     def set_aside(self, listener: Listener) -> None:
         """It takes no more: what comes from now on, it misses. (A pending one goes on with its replay when it can.)"""
+        if listener in self.aside:
+            return
         if listener in self.members:
             self.members.discard(listener)
             listener.missed_from = self.written_cursor + 1
             listener.missed_unnumbered = self.written_unnumbered
+            self.aside.add(listener)
         elif listener in self.ahead:
             self.ahead.discard(listener)
             listener.missed_from = max(listener.floor, self.cursor) + 1
             listener.missed_unnumbered = self.unnumbered
+            self.aside.add(listener)
         else:
             listener.missed_unnumbered = self.unnumbered
-            return
-        self.aside.add(listener)
+
+    def let_in(self, listener: Listener) -> None:
+        """It has everything up to its floor and up to the cursor, and goes on from there."""
+        if listener.connection.is_stalled:
+            listener.missed_from = max(listener.floor, self.cursor) + 1
+            self.aside.add(listener)
+        else:
+            (self.members if self.cursor >= listener.floor else self.ahead).add(listener)
 
     def take_back(self, listener: Listener) -> tuple[int | None, int, int]:
-        """What it has missed: first and last number (None: no number), and how many without one."""
+        """What it missed: first and last number (None: no number), and how many without one. It misses no more."""
+        if listener not in self.aside and listener not in self.pending:
+            return None, 0, 0
         unnumbered = self.unnumbered - listener.missed_unnumbered
+        listener.missed_unnumbered = self.unnumbered
         if listener in self.pending:
             return None, 0, unnumbered
         self.aside.discard(listener)

@@ -28,23 +28,17 @@ class SqlitePermissions:
         self._reads = reads
         self._roles: dict[tuple[str, str], Role | None] = {}
 
-    def known(self, user_id: str, chat_id: str) -> Role | None:
-        """The role as `roles` has just left it in memory."""
-        return self._roles.get((user_id, chat_id))
-
     async def roles(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Role | None]:
         roles = self._roles
         try:
             return [roles[pair] for pair in pairs]
         except KeyError:
             pass
-        missing = list({pair for pair in pairs if pair not in roles})
-        found = await self._reads.run(
-            lambda connection: [connection.execute(QUERY["role"], pair).get for pair in missing]
-        )
-        self._make_room()
-        for pair, role in zip(missing, found, strict=True):
-            roles.setdefault(pair, cast("Role | None", role))
+        while missing := list({pair for pair in pairs if pair not in roles}):
+            found = await self._reads.run(lambda connection: _roles(connection, missing))
+            self._make_room()
+            for pair, role in zip(missing, found, strict=True):
+                roles.setdefault(pair, role)
         return [roles[pair] for pair in pairs]
 
     def _make_room(self) -> None:
@@ -110,6 +104,10 @@ class SqlitePermissions:
         self._roles.pop((user_id, chat_id), None)
         self._roles[user_id, chat_id] = role
         self._make_room()
+
+
+def _roles(connection: apsw.Connection, pairs: Sequence[tuple[str, str]]) -> list[Role | None]:
+    return [cast("Role | None", connection.execute(QUERY["role"], pair).get) for pair in pairs]
 
 
 Found = tuple[Role | None, str, int, int | None, int | None]
