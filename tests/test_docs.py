@@ -150,10 +150,12 @@ def test_an_output_counts_by_its_form_where_it_differs_from_run_to_run() -> None
 
 def test_what_a_page_runs_fails_the_page_when_it_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("<!-- run -->\n```bash\nexport A=1\n```\n\n<!-- run -->\n```python\nimport os; print(os.environ['A'])\n```\n")
+    page.write_text(
+        "<!-- run -->\n```bash\nexport A=1\n```\n\n<!-- run -->\n```python\nimport os; print(os.environ['A'])\n```\n"
+    )
     assert run(page, {}, tmp_path) == ""
     page.write_text(page.read_text() + "\n<!-- output -->\n```text\n2\n```\n")
-    assert "line 12" in run(page, {}, tmp_path)
+    assert "line 13" in run(page, {}, tmp_path)
     page.write_text("<!-- run -->\n```bash\nfalse\n```\n")
     assert "ended with 1" in run(page, {}, tmp_path)
 
@@ -164,7 +166,11 @@ def test_every_comment_that_marks_a_block_is_followed_by_one(page: Path) -> None
     blocks = blocks_of(page)
     assert len(blocks) == len(marks)
     assert all(block.language in ("bash", *PROGRAMS) for block in blocks if block.kind == "run")
-    assert all(before.kind == "run" for before, block in zip([None, *blocks], blocks, strict=False) if before and block.kind == "output")
+    assert all(
+        before.kind == "run"
+        for before, block in zip([None, *blocks], blocks, strict=False)
+        if before and block.kind == "output"
+    )
 
 
 # -- tables that are the code's ----------------------------------------------------------------------------------------
@@ -216,7 +222,7 @@ def test_every_route_is_listed() -> None:
 
 def test_every_action_is_listed() -> None:
     rows = table("docs/wire.md", "## WebSocket")
-    assert {found.split()[0] for row in rows for found in quoted(row[0])} == set(ACTIONS)
+    assert {quoted(part)[0].split()[0] for row in rows for part in row[0].split("·") if part} == set(ACTIONS)
 
 
 def test_every_scope_is_listed() -> None:
@@ -244,10 +250,10 @@ def test_every_metric_that_a_client_may_report_is_listed_with_its_unit() -> None
 
 def test_every_setting_is_listed_with_its_variable() -> None:
     command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]  # of a typer Group
-    settings = {
-        option.opts[0]: option.envvar for option in command.params if not getattr(option, "hidden", False)
-    }
-    assert {name: variable for row in table("docs/operations.md", "## Settings") for name, variable in [quoted(row[0])[:2]]} == settings
+    settings = {option.opts[0]: option.envvar for option in command.params if not getattr(option, "hidden", False)}
+    assert {
+        name: variable for row in table("docs/operations.md", "## Settings") for name, variable in [quoted(row[0])[:2]]
+    } == settings
 
 
 def test_every_file_in_the_picture_is_there_and_every_box_of_the_seed_too() -> None:

@@ -1,6 +1,6 @@
 """What `tocsin serve --examples` prints: commands to paste, for a chat that is made here, with fresh tokens.
 
-    profile, once it listens -> print_examples -> alice is owner and bob member of the chat -> example_commands -> stdout
+    profile, once it listens -> print_examples -> alice and bob get their roles -> example_commands -> stdout
 
 Rule: these are the only tokens that a service ever prints: for an hour, in the chat that the seed's examples use, and
 only where a flag asks for it, on a machine where one tries things out.
@@ -19,7 +19,7 @@ CHAT: Final = "chat-abc123"
 TTL_S: Final = 3_600
 BACKEND_SCOPES: Final = frozenset({"publish:any", "permissions:write", "messages:read"})
 
-_TEXT: Final = """
+_TEXT: Final = r"""
 Commands to try; they work for an hour. Paste these lines first, into each terminal:
 
 URL={url}
@@ -34,16 +34,24 @@ As alice, listen to {chat}; the second line is one to type there, and sends a me
 
 As bob, with the WebSocket that browsers have, from the first message on:
 
-node --experimental-websocket -e 'new WebSocket(process.argv[1], ["tocsin.v1", "bearer." + process.argv[2]]).onmessage = event => console.log(event.data)' "{socket_url}?chatId={chat}&lastSequence=0" "$BOB"
+node --experimental-websocket -e '
+  const [url, token] = process.argv.slice(1);
+  new WebSocket(url, ["tocsin.v1", "bearer." + token]).onmessage = event => console.log(event.data);
+' "{socket_url}?chatId={chat}&lastSequence=0" "$BOB"
 
 Publish from a back end; read the history as bob:
 
-curl -sS "$URL/publish" -H "Authorization: Bearer $BACKEND" -H "Content-Type: application/json" -d '{{"targetChannel":"WebSocket","messageType":"fifo","payload":{{"chatId":"{chat}","eventType":"notification","content":"Your order has shipped!"}}}}'
+curl -sS "$URL/publish" -H "Authorization: Bearer $BACKEND" -H "Content-Type: application/json" -d '{{
+  "targetChannel": "WebSocket",
+  "messageType": "fifo",
+  "payload": {{"chatId": "{chat}", "eventType": "notification", "content": "Your order has shipped!"}}
+}}'
 curl -sS "$URL/messages?chatId={chat}&limit=50" -H "Authorization: Bearer $BOB"
 
 Let carol in, as the back end; take bob out, as the chat's owner:
 
-curl -sS "$URL/permissions" -H "Authorization: Bearer $BACKEND" -H "Content-Type: application/json" -d '{{"userId":"carol","chatId":"{chat}","role":"member"}}'
+curl -sS "$URL/permissions" -H "Authorization: Bearer $BACKEND" -H "Content-Type: application/json" \
+  -d '{{"userId": "carol", "chatId": "{chat}", "role": "member"}}'
 curl -sS -X DELETE "$URL/permissions?userId=bob&chatId={chat}" -H "Authorization: Bearer $ALICE"
 
 Or with the command line, which comes back by itself when the service does:

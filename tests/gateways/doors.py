@@ -13,6 +13,7 @@ from typing import Final, cast
 import httpx
 import msgspec
 
+from tests.gateways.peer import Peer
 from tocsin.engines.embedded.engine import EmbeddedEngine, EmbeddedSettings
 from tocsin.engines.file_keys import RULES, FileKeys
 from tocsin.failpoints import Failpoints
@@ -71,6 +72,7 @@ class Doors:
         )
         self.port = 0
         self.http: Final = httpx.AsyncClient(trust_env=False, timeout=15)
+        self._peers: Final[list[Peer]] = []
 
     @property
     def url(self) -> str:
@@ -82,6 +84,17 @@ class Doors:
 
     def headers(self, user: str) -> dict[str, str]:
         return {"authorization": f"Bearer {self.token(user, *(SCOPES if user == BACK_END else ()))}"}
+
+    async def connect(self) -> Peer:
+        """A raw client of the port."""
+        self._peers.append(await Peer.connect(self.port))
+        return self._peers[-1]
+
+    async def leave(self) -> None:
+        """All clients go."""
+        for peer in self._peers:
+            peer.vanish()
+        await self.http.aclose()
 
     async def ask(
         self,
@@ -123,7 +136,7 @@ async def opened(data: Path, keys: FileKeys, *, failpoints: str = "", burst: flo
     try:
         yield doors
     finally:
-        await doors.http.aclose()
+        await doors.leave()
         await doors.front.stop(1)
         await service.stop()
         await engine.stop()

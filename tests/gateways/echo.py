@@ -14,29 +14,27 @@ Happening = tuple[str, WebSocketConnection, object]
 
 
 class Echo:
-    """Sends back what comes. `door` decides who comes in; what happens next stands in `happenings`, in order."""
+    """Sends back what comes. `door` decides who comes in; what happens then is told, in order."""
 
     def __init__(self) -> None:
         self.port = 0
         self.door: Callable[[UpgradeRequest], Awaitable[Accepted]] = admit
         self.requests: list[tuple[UpgradeRequest, str]] = []
-        self.happenings: asyncio.Queue[Happening] = asyncio.Queue()
+        self.told: list[str] = []
+        self._happenings: asyncio.Queue[Happening] = asyncio.Queue()
         self.on: dict[str, Callable[[WebSocketConnection], None]] = {}
 
     async def next(self, what: str) -> tuple[WebSocketConnection, object]:
         """Wait for the next happening of this kind; others before it are passed over."""
         async with asyncio.timeout(10):
             while True:
-                happening, connection, detail = await self.happenings.get()
+                happening, connection, detail = await self._happenings.get()
                 if happening == what:
                     return connection, detail
 
-    def nothing_but(self, *expected: str) -> bool:
-        """Whether only these have happened since, in this order."""
-        return [self.happenings.get_nowait()[0] for _ in range(self.happenings.qsize())] == list(expected)
-
     def _tell(self, what: str, connection: WebSocketConnection, detail: object = None) -> None:
-        self.happenings.put_nowait((what, connection, detail))
+        self.told.append(what)
+        self._happenings.put_nowait((what, connection, detail))
         if what in self.on:
             self.on[what](connection)
 

@@ -160,6 +160,20 @@ async def test_a_request_that_may_have_been_done_is_cut_without_a_word(
     assert await peer.at_end()
 
 
+async def test_an_empty_line_behind_a_request_does_not_keep_a_connection_for_ever(
+    front: Front, time: Time, connect: Connect
+) -> None:
+    peer = await connect()
+    await peer.send(GET)
+    assert (await peer.response()).status == 200
+    (connection,) = front.http_connections()
+    await peer.send(b"\r\n")
+    await eventually(lambda: connection.timeout_keep_alive_task is None)
+    time.pass_by(11.5, front.sweep)
+    assert (await peer.response()).status == 408
+    assert await peer.at_end()
+
+
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 @pytest.mark.parametrize("whole", [True, False])
 async def test_a_head_over_64_kib_is_answered_431(front: Front, connect: Connect, method: bytes, whole: bool) -> None:
@@ -193,7 +207,7 @@ async def test_what_is_no_http_is_answered_400_at_once(front: Front, connect: Co
 
 
 @pytest.fixture
-async def held(echo: Echo) -> AsyncIterator[tuple[Front, asyncio.Event]]:
+async def held(echo: Echo, time: Time) -> AsyncIterator[tuple[Front, asyncio.Event]]:
     """A front whose HTTP application answers only when it may."""
     may_answer = asyncio.Event()
 
@@ -201,7 +215,7 @@ async def held(echo: Echo) -> AsyncIterator[tuple[Front, asyncio.Event]]:
         await may_answer.wait()
         await echo_body(scope, receive, send)
 
-    front = Front(hold, echo, new_id=count_ids())
+    front = Front(hold, echo, new_id=count_ids(), clock=time)
     echo.port = await front.start("127.0.0.1", 0)
     yield front, may_answer
     may_answer.set()
@@ -231,6 +245,21 @@ async def test_requests_far_ahead_of_their_answers_are_not_taken(
     assert [answer.status for answer in answers] == [200] * (MAX_PIPELINED + 1)
     assert answers[-1].headers["connection"] == "close"
     assert await peer.at_end()
+
+
+async def test_a_body_that_the_application_does_not_read_is_not_called_slow(
+    held: tuple[Front, asyncio.Event], time: Time, connect: Connect
+) -> None:
+    front, may_answer = held
+    peer = await connect()
+    size = 16_000_000
+    await peer.send(POST.replace(b"5", b"%d" % size))
+    sending = asyncio.create_task(peer.send(b"x" * size))
+    await eventually(lambda: any(http.flow.read_paused for http in front.http_connections()))
+    time.pass_by(25, front.sweep)
+    may_answer.set()
+    assert len((await peer.response()).body) == size
+    await sending
 
 
 async def test_a_client_that_takes_no_answer_is_cut_after_30_seconds(time: Time, connect: Connect, echo: Echo) -> None:

@@ -71,6 +71,13 @@ class Reader:
         if self._connection is not None:
             self._connection.transport.abort()
 
+    def wake(self) -> None:
+        """Reads again, and no longer through a keyhole."""
+        if self._connection is not None:
+            raw: socket.socket = self._connection.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self.reading.set()
+
     @property
     def stands(self) -> bool:
         """Every chat is subscribed on the present connection."""

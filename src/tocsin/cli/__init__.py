@@ -60,6 +60,8 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         say(error.format_message())
         return error.exit_code
+    except SystemExit:  # rich's own way to leave when it finds the pipe closed
+        return 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's own flush complains
         return 0

@@ -4,9 +4,12 @@ commands -> Client <- RestClient (a running service: --url, or a folder's admin.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+#: Rows that are asked for at a time; a service gives up to 1,000.
+LARGEST_PAGE: Final = 500
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +21,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None = None
     until: str | None = None
     newest_first: bool = False
+    page: int = LARGEST_PAGE
 
     @property
     def by_number(self) -> bool:

@@ -19,7 +19,7 @@ dlq = typer.Typer()
 
 LetterId = Annotated[str, typer.Argument(metavar="ID", parser=values.letter_id)]
 LetterIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", parser=values.letter_id)]
-All = Annotated[bool, typer.Option("--all", help="All of them.", is_flag=True)]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 
 @dlq.callback(invoke_without_command=True)

@@ -21,7 +21,7 @@ import structlog
 
 from tocsin.bus import DeadLetter
 from tocsin.cli import values
-from tocsin.cli.client import Grant, Letter, Revocation, Wanted
+from tocsin.cli.client import LARGEST_PAGE, Grant, Letter, Revocation, Wanted
 from tocsin.cli.failure import Failure, Refused
 from tocsin.cli.printing import say
 from tocsin.components.message_retrieval import Range
@@ -38,7 +38,6 @@ from tocsin.topology import QUEUES
 
 T = TypeVar("T")
 
-PAGE: Final = 500
 _EVERY: Final = 1 << 31
 #: Who opens the folder may do everything; this is what `grantedBy` says then.
 OWNER: Final = Identity(user_id="admin", scopes=SCOPES, expires_at=1 << 62)
@@ -99,7 +98,7 @@ class FolderClient:
         after = None
         while True:
             page = self._run(
-                self._service.chat_permission.list_permissions(OWNER, user_id, chat_id, after=after, limit=PAGE)
+                self._service.chat_permission.list_permissions(OWNER, user_id, chat_id, after=after, limit=LARGEST_PAGE)
             )
             yield from map(_grant, page.permissions)
             if (after := page.next) is None:
@@ -160,7 +159,7 @@ async def _open(data: Path) -> tuple[EmbeddedEngine, Service]:
 def _range(wanted: Wanted, after: str | None) -> Range:
     return Range(
         chat_id=wanted.chat_id,
-        limit=PAGE,
+        limit=wanted.page,
         ascending=not wanted.newest_first,
         by_number=wanted.by_number,
         first=wanted.first if wanted.by_number else _milliseconds(wanted.since),

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from tocsin.cli import values
-from tocsin.cli.client import Wanted
+from tocsin.cli.client import LARGEST_PAGE, Wanted
 from tocsin.cli.failure import Failure, Refused, Unreachable
 from tocsin.cli.printing import AsJson, print_json, print_message
 from tocsin.cli.target import Data, TokenFile, Url, client_of, running
@@ -50,9 +50,7 @@ def publish(
             metavar="ID",
         ),
     ] = None,
-    as_text: Annotated[
-        bool, typer.Option("--text", help="CONTENT is a text, whatever it looks like.", is_flag=True)
-    ] = False,
+    as_text: Annotated[bool, typer.Option("--text", help="CONTENT is a text, whatever it looks like.")] = False,
     url: Url = None,
     token_file: TokenFile = None,
     data: Data = None,
@@ -103,17 +101,24 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Print the newest messages of CHAT, oldest of them first; with --from or --to those numbers, from the first on."""
-    by_time = Wanted(chat_id=chat, since=since, until=until, newest_first=True)
-    wanted = Wanted(chat_id=chat, first=first, last=last)
-    if wanted.by_number and (since, until) != (None, None):
+    by_number = (first, last) != (None, None)
+    if by_number and (since, until) != (None, None):
         raise typer.BadParameter("they cannot be given together with --since or --until.", param_hint="--from / --to")
+    if (first is not None and last is not None and first > last) or (since and until and since > until):
+        raise typer.BadParameter("the range ends before it begins.", param_hint="--to / --until")
+    wanted = Wanted(
+        chat_id=chat,
+        first=first,
+        last=last,
+        since=since,
+        until=until,
+        newest_first=not by_number,
+        page=min(limit, LARGEST_PAGE),
+    )
     with client_of(url, token_file, data) as client:
-        if wanted.by_number:
-            for body in islice(client.history(wanted), limit):
-                print_message(body, as_json=as_json)
-        else:
-            for body in reversed(list(islice(client.history(by_time), limit))):
-                print_message(body, as_json=as_json)
+        found = islice(client.history(wanted), limit)
+        for body in found if by_number else reversed(list(found)):
+            print_message(body, as_json=as_json)
 
 
 def _given(content: str) -> str:

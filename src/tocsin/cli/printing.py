@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.", is_flag=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 _ESCAPES: Final = (
     {code: f"\\x{code:02x}" for code in itertools.chain(range(32), range(127, 160))}

@@ -18,14 +18,13 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from tocsin.cli.client import Grant, Letter, Revocation, Wanted
+from tocsin.cli.client import LARGEST_PAGE, Grant, Letter, Revocation, Wanted
 from tocsin.cli.credentials import Token
 from tocsin.cli.failure import Refused, Unreachable
 
 T = TypeVar("T")
 
 TIMEOUT_S: Final = 30.0
-PAGE: Final = 500
 
 Parameters = Mapping[str, str | int | None]
 
@@ -102,7 +101,7 @@ class RestClient(ABC):
     def history(self, wanted: Wanted) -> Iterator[bytes]:
         key = None
         while True:
-            parameters: dict[str, str | int | None] = {"chatId": wanted.chat_id, "limit": PAGE, "startKey": key}
+            parameters: dict[str, str | int | None] = {"chatId": wanted.chat_id, "limit": wanted.page, "startKey": key}
             if wanted.by_number:
                 parameters |= {"fromSequence": wanted.first, "toSequence": wanted.last}
             else:
@@ -122,7 +121,7 @@ class RestClient(ABC):
     def permissions(self, user_id: str | None, chat_id: str | None) -> Iterator[Grant]:
         key = None
         while True:
-            parameters = {"userId": user_id, "chatId": chat_id, "limit": PAGE, "startKey": key}
+            parameters = {"userId": user_id, "chatId": chat_id, "limit": LARGEST_PAGE, "startKey": key}
             page = self.ask("GET", "/permissions", _Permissions, parameters)
             yield from page.permissions
             if (key := page.next_start_key) is None:

@@ -81,7 +81,7 @@ def tail(
             follower.follow()
         except Dropped as drop:
             if not follower.has_begun:
-                raise Failure(f"{follower.place} cannot be followed: {drop}.") from drop
+                raise Failure(f"{chat} cannot be followed: {drop}.") from drop
             pause = max(drop.wait, random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**follower.tries)))
             say(f"the connection was lost: {drop}; the next try is in {pause:.1f} s")
             time.sleep(pause)
@@ -102,10 +102,6 @@ class Follower:
     @property
     def has_begun(self) -> bool:
         return self._epoch is not None
-
-    @property
-    def place(self) -> str:
-        return self._client.place
 
     def follow(self) -> None:
         """Prints what comes over one connection. Ends with `Dropped`, or with a `Failure`."""

@@ -5,7 +5,8 @@
 Rules:
 - subscribe: registered -> head read -> replay up to it -> `subscribed` -> live; what is owed at that moment is replayed
   again, so between replay and live there is neither hole nor repeat;
-- a replay is read from the store as the socket drains, and does not count as unsent.
+- a replay is read from the store as the socket drains, and does not count as unsent;
+- whatever is said of a chat is said while the subscription stands: nothing follows `revoked`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from tocsin.clock import Clock
 from tocsin.errors import CloseCode, Refusal, forbidden
 from tocsin.failpoints import Failpoints
 from tocsin.identity import Identity, TokenCheck
+from tocsin.message import MAX_MESSAGE_BYTES, read_back
 from tocsin.tables import Head, Messages, Numbers
 
 MAX_REPLAY_MESSAGES: Final = 10_000
@@ -73,7 +75,10 @@ class ConnectionHandler:
             head = heads[chat_id]
             while (owed := await self._connections.go_live(subscription, head.sequence)) is not None:
                 head = msgspec.structs.replace(head, sequence=owed)  # it begins there: nothing before it is missed
-            frames.append(_subscribed(connection_id, chat_id, head, None, recovered=True))
+            if await self._connections.is_live(connection_id, chat_id):
+                frames.append(_subscribed(connection_id, chat_id, head, None, recovered=True))
+            else:  # revoked meanwhile
+                frames.append(error_frame(forbidden(chat_id), connection_id, None))
         return frames
 
     async def subscribe(
@@ -94,55 +99,61 @@ class ConnectionHandler:
         (subscription,) = await self._connections.subscribe(connection_id, [chat_id])
         if isinstance(subscription, Refusal):
             raise subscription
+        try:
+            await self._bring_up(subscription, last_sequence, epoch, request_id)
+        except Exception:
+            if await self._connections.stands(subscription):
+                await self._connections.leave(connection_id, chat_id)
+            raise
+
+    async def _bring_up(
+        self, subscription: Subscription, last_sequence: int | None, epoch: str | None, request_id: str | None
+    ) -> None:
+        connection_id, chat_id = subscription.connection_id, subscription.chat_id
         await self._failpoints.reach("subscribe.registered")
         head = (await self._numbers.heads([chat_id]))[chat_id]
         resume = _plan(head, last_sequence, epoch)
         if resume.first <= head.sequence:
-            resume = await self._replay(subscription, head.sequence, resume, limited=True)
-        elif resume.gap is not None:
-            await self._clients.send(connection_id, [_gap(chat_id, *resume.gap)])
-        frame = _subscribed(connection_id, chat_id, head, request_id, recovered=resume.recovered)
-        if not await self._clients.send(connection_id, [frame]):
+            resume = await self._fit(chat_id, resume, head.sequence)
+        recovered = resume.recovered
+        if resume.gap is not None:
+            await self._say(subscription, [_gap(chat_id, *resume.gap)])
+        recovered &= await self._replay(subscription, resume.first, head.sequence)
+        frame = _subscribed(connection_id, chat_id, head, request_id, recovered=recovered)
+        if not await self._say(subscription, [frame]):
             return
         delivered = head.sequence
         while (owed := await self._connections.go_live(subscription, delivered)) is not None:
-            await self._replay(subscription, owed, _Resume(delivered + 1, None, True), limited=False)
+            await self._replay(subscription, delivered + 1, owed)
             delivered = owed
 
-    async def _replay(self, subscription: Subscription, last: int, resume: _Resume, *, limited: bool) -> _Resume:
-        """Sends numbers `resume.first`..`last` from the store, slice by slice, as the socket takes them."""
-        connection_id, chat_id = subscription.connection_id, subscription.chat_id
-        gap, recovered, first = resume.gap, resume.recovered, resume.first
-        budget = MAX_REPLAY_BYTES
-        if limited and last - first >= MAX_REPLAY_BYTES // 131_072:
-            first, skipped = await self._fit(chat_id, first, last, budget)
-            if skipped is not None:
-                gap = (skipped[0] if gap is None else gap[0], skipped[1])
-                recovered = False
-        if gap is not None:
-            await self._clients.send(connection_id, [_gap(chat_id, *gap)])
+    async def _replay(self, subscription: Subscription, first: int, last: int) -> bool:
+        """Sends these numbers from the store, slice by slice, as the socket takes them; whether that were all."""
+        chat_id, whole = subscription.chat_id, True
         while first <= last:
             await self._failpoints.reach("subscribe.mid_replay")
-            if not await self._clients.drained(connection_id):
-                break
+            if not await self._clients.drained(subscription.connection_id):
+                return False
             page = await self._messages.by_number(chat_id, first, last, REPLAY_SLICE)
-            if page.bodies and not await self._send_if_subscribed(subscription, page.bodies):
-                break
-            if page.next is None:
-                break
-            first = int(page.next)
-        return _Resume(first, gap, recovered)
+            end = last if page.next is None else int(page.next) - 1
+            frames = _frames(chat_id, first, end, page.bodies)
+            whole &= len(frames) == len(page.bodies)
+            if not await self._say(subscription, frames):
+                return False
+            first = end + 1
+        return whole
 
-    async def _send_if_subscribed(self, subscription: Subscription, bodies: Sequence[bytes]) -> bool:
-        """A revocation may have come while the slice was read: nothing follows `revoked`."""
+    async def _say(self, subscription: Subscription, payloads: Sequence[bytes]) -> bool:
+        """Unless it was revoked meanwhile."""
         if not await self._connections.stands(subscription):
             return False
-        return await self._clients.send(
-            subscription.connection_id, [b'{"type":"message",' + body[1:] for body in bodies]
-        )
+        return await self._clients.send(subscription.connection_id, payloads)
 
-    async def _fit(self, chat_id: str, first: int, last: int, budget: int) -> tuple[int, tuple[int, int] | None]:
-        """The first number from which on the replay keeps within its bytes, and what is left out before it."""
+    async def _fit(self, chat_id: str, resume: _Resume, last: int) -> _Resume:
+        """The newest part that keeps within a replay's limits; what is left out before it becomes a gap."""
+        first, budget = resume.first, MAX_REPLAY_BYTES
+        if last - first < MAX_REPLAY_BYTES // MAX_MESSAGE_BYTES:
+            return resume
         lowest = max(first, last - MAX_REPLAY_MESSAGES + 1)
         begin, end = last + 1, last
         while end >= lowest and budget > 0:
@@ -157,7 +168,9 @@ class ConnectionHandler:
             if numbers < end - start + 1:
                 break
             end = start - 1
-        return begin, None if begin == first else (first, begin - 1)
+        if begin == first:
+            return resume
+        return _Resume(begin, (first if resume.gap is None else resume.gap[0], begin - 1), False)
 
     async def unsubscribe(self, connection_id: str, chat_id: str, request_id: str | None) -> None:
         await self._connections.leave(connection_id, chat_id)
@@ -231,6 +244,24 @@ def _subscribed(connection_id: str, chat_id: str, head: Head, request_id: str | 
             connection_id.encode(),
         )
     )
+
+
+def _frames(chat_id: str, first: int, last: int, bodies: Sequence[bytes]) -> list[bytes]:
+    """The messages of these numbers, each hole among them told: they have expired since the head was read."""
+    messages = [b'{"type":"message",' + body[1:] for body in bodies]
+    if len(bodies) == last - first + 1:
+        return messages
+    frames, expected = [], first
+    for body, message in zip(bodies, messages, strict=True):
+        number = read_back(body).sequence_number
+        assert number is not None
+        if number > expected:
+            frames.append(_gap(chat_id, expected, number - 1))
+        frames.append(message)
+        expected = number + 1
+    if expected <= last:
+        frames.append(_gap(chat_id, expected, last))
+    return frames
 
 
 def _gap(chat_id: str, first: int, last: int) -> bytes:

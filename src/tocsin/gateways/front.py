@@ -13,11 +13,13 @@ Rules:
 """
 
 import asyncio
+import errno
 import functools
 import ipaddress
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -149,7 +151,7 @@ class Front:
             timeout_keep_alive=cast("int", self.settings.idle_timeout),  # a float will do
         )
         self.config.load()
-        self._limit = self.settings.connections or resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES
+        self._limit = self.settings.connections or _files_for_connections()
         self._clock = clock
         self._open = 0
         self._empty = asyncio.Event()
@@ -171,10 +173,19 @@ class Front:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+        absent: OSError | None = None
         for family, _, _, _, address in dict.fromkeys(found):
-            listener = self._listener(family, (address[0], port, *address[2:]))
-            port = listener.getsockname()[1]
-            await self._serve(listener)
+            try:
+                listener = self._listener(family, (address[0], port, *address[2:]))
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                absent = error  # a name may have an address of a family that this machine does not have
+            else:
+                port = listener.getsockname()[1]
+                await self._serve(listener)
+        if absent is not None and not self._servers:
+            raise absent
         return port
 
     async def start_unix(self, path: Path) -> None:
@@ -292,6 +303,11 @@ class Front:
             connection.abort()
         for task in tuple(self.uvicorn.tasks):
             task.cancel()
+
+
+def _files_for_connections() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(files // 2, files - _SPARE_FILES)
 
 
 def _unix_listener(path: Path) -> socket.socket:
@@ -453,7 +469,7 @@ class HttpConnection(HttpToolsProtocol):
         elif len(self.pipeline) >= MAX_PIPELINED:
             self._refusal = Refusal("rate_limited", "Too many requests ahead of their answers.", retry_after=1)
         if self._refusal is not None:
-            raise self._refusal  # stops the parser; `data_received` answers
+            raise httptools.HttpParserError  # stops the parser; `data_received` answers
         if self._peer and front.addresses.trusts(self._peer):
             self.scope["client"] = (front.addresses.peer(self._peer, self._header_values(b"x-forwarded-for")), 0)
         super().on_headers_complete()

@@ -255,7 +255,8 @@ class HttpApi:
             raise _gone()
         state = ConnectionState(
             connected_at=rfc3339(connection.connected_at).decode(),
-            last_active_at=rfc3339(connection.last_active_at).decode(),
+            # Its clock only goes on from sweep to sweep, and may be a little behind.
+            last_active_at=rfc3339(max(connection.connected_at, connection.last_active_at)).decode(),
             identity=ConnectionIdentity(source_ip=connection.source_ip, user_agent=connection.user_agent),
         )
         return answer_json(state)

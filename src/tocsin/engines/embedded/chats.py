@@ -6,7 +6,7 @@ Rules:
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 ORDINAL_BITS: Final = 40
@@ -44,7 +44,6 @@ class Chat:
         #: What only the log has, in order.
         self.unmoved: deque[Unmoved] = deque()
 
-
     def give_key(self, key: int) -> None:
         """Its key in the store; 0: nobody has published there, and the store does not know it."""
         self.key = key
@@ -56,18 +55,16 @@ class Chats:
 
     def __init__(self, capacity: int = 100_000) -> None:
         self._by_id: dict[str, Chat] = {}
-        self._capacity = capacity
+        self._capacity = self._trim_at = capacity
         self.get = self._by_id.get
         #: Keys of chats of which message-storage failed at a message: it is read from where it was set apart.
         self.storage_letters: set[int] = set()
 
     def add(self, chat: Chat) -> Chat:
         """The one that is remembered: `chat`, or the one that was there first."""
+        if len(self._by_id) >= self._trim_at:
+            self._trim()
         return self._by_id.setdefault(chat.chat_id, chat)
-
-    def discard(self, chat_ids: Iterable[str]) -> None:
-        for chat_id in chat_ids:
-            self._by_id.pop(chat_id, None)
 
     def __iter__(self) -> Iterator[Chat]:
         return iter(self._by_id.values())
@@ -75,10 +72,11 @@ class Chats:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def trim(self) -> None:
-        if len(self._by_id) <= self._capacity:
-            return
+    def _trim(self) -> None:
+        """Forgets half of those that nobody needs; the next look waits until there are many more again."""
         idle = [
             chat.chat_id for chat in self._by_id.values() if not chat.unmoved and chat.drawn_ordinal == chat.ordinal
         ]
-        self.discard(idle[: len(idle) // 2 + 1])
+        for chat_id in idle[: len(idle) // 2 + 1]:
+            del self._by_id[chat_id]
+        self._trim_at = max(self._capacity, len(self._by_id) * 5 // 4)

@@ -1,6 +1,6 @@
 """The data folder: one process holds it, one database lies in it, and a spare file that is given up on a full disk.
 
-    open_folder -> lock -> schema -> checks -> writer and reader connections
+    DataFolder -> lock -> inspection, which only reads -> schema -> writer and reader connections
 
 Rules:
 - a second process is refused before it has touched anything;
@@ -42,14 +42,18 @@ class DataFolder:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(path)
         try:
+            #: Whether the inspection had the time to read the whole store.
+            self.checked = not self.database.exists() or self._inspect()
             self.writer = self._open(create=True)
-            self._migrate()
-            self.checked = _check(self.writer, CHECK_SECONDS)
+            self._make_schema()
             self.epoch = self._settle_epoch(draw=restored)
             self.reader = self._open(create=False)
         except (apsw.CorruptError, apsw.NotADBError) as error:
             os.close(self._lock)
             raise FolderError(f"{self.database} is damaged ({error}); it was left as it is. Restore a copy.") from error
+        except apsw.Error as error:
+            os.close(self._lock)
+            raise FolderError(f"{self.database} can't be opened ({error}).") from error
         except BaseException:
             os.close(self._lock)
             raise
@@ -75,20 +79,28 @@ class DataFolder:
                 raise FolderError(f"{self.database}: {pragma} could not be set to {value}.")
         return connection
 
-    def _migrate(self) -> None:
-        version = _pragma(self.writer, "user_version")
-        if version == SCHEMA_VERSION:
-            return
-        if version != 0:
-            raise FolderError(
-                f"{self.database} has schema version {version}; this Tocsin knows {SCHEMA_VERSION}. "
-                "It was left as it is."
-            )
-        if self.writer.execute("SELECT count(*) FROM sqlite_schema").get:
-            raise FolderError(f"{self.database} is not a store of Tocsin's; it was left as it is.")
-        with self.writer:
-            self.writer.execute(SCHEMA)
-            self.writer.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    def _inspect(self) -> bool:
+        """Refuses what this Tocsin can't use; whether all of it was read. Closing a writer would already change it."""
+        connection = apsw.Connection(str(self.database), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            connection.set_busy_timeout(5_000)
+            version = _pragma(connection, "user_version")
+            if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get:
+                raise FolderError(f"{self.database} is not a store of Tocsin's; it was left as it is.")
+            if version not in (0, SCHEMA_VERSION):
+                raise FolderError(
+                    f"{self.database} has schema version {version}; this Tocsin knows {SCHEMA_VERSION}. "
+                    "It was left as it is."
+                )
+            return _check(connection, CHECK_SECONDS)
+        finally:
+            connection.close()
+
+    def _make_schema(self) -> None:
+        if _pragma(self.writer, "user_version") == 0:
+            with self.writer:
+                self.writer.execute(SCHEMA)
+                self.writer.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _settle_epoch(self, *, draw: bool) -> str:
         found = self.writer.execute(QUERY["get_meta"], ("epoch",)).get

@@ -335,7 +335,6 @@ class GroupCommit:
             self._metrics.observe("commit_batch_size", len(draft.rows))
             self._metrics.observe("commit_seconds", ended - began)
             self._committed(draft.messages)
-        self._chats.trim()
 
     def _undo(self, draft: "_Draft", now: int) -> None:
         self._claims.settle(now, committed=False)

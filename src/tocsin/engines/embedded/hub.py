@@ -186,13 +186,10 @@ class Hub:
         roles = await self.permissions.roles(pairs)
         # From here to the end nothing waits: what was checked is what is subscribed.
         return [
-            self._join(entry, chat_id, chat, role)
-            for chat_id, chat, role in zip(chat_ids, chats, roles, strict=True)
+            self._join(entry, chat_id, chat, role) for chat_id, chat, role in zip(chat_ids, chats, roles, strict=True)
         ]
 
-    def _join(
-        self, entry: HubConnection, chat_id: str, chat: Chat | None, role: Role | None
-    ) -> Subscription | Refusal:
+    def _join(self, entry: HubConnection, chat_id: str, chat: Chat | None, role: Role | None) -> Subscription | Refusal:
         if entry.is_gone:
             return Refusal("gone", "The connection is gone.", chat_id=chat_id)
         if chat is None or not _may_hear(entry.identity, chat_id, role):

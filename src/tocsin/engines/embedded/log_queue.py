@@ -6,6 +6,7 @@ Rules:
 - a batch that fails is tried message by message, so only the guilty one is counted as tried;
 - a FIFO chat whose message is being tried again waits behind it; nobody else does;
 - a consumer that hangs in a batch holds up the chats of that batch only: a fresh worker takes the others;
+- a chat is in one place at a time: in flight in a batch, or in a lane; what comes for it meanwhile waits behind it;
 - what has failed is kept with its count of attempts outside the log, so the cursor can pass it, and kill -9 doesn't
   forget it; after an unclean start what was in flight is tried alone, each try counted before it begins.
 """
@@ -15,12 +16,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
-import apsw
 import structlog
 
 from tocsin.bus import Consumer
 from tocsin.clock import Clock
-from tocsin.engines.embedded.group_commit import GroupCommit
+from tocsin.engines.embedded.group_commit import GroupCommit, Job
 from tocsin.engines.embedded.sql import QUERY
 from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
@@ -39,15 +39,35 @@ PATIENCE_SECONDS: Final = 0.25
 class Entry:
     """A message that is not simply passed on: it failed, was in flight at a crash, is replayed, or waits behind one."""
 
-    __slots__ = ("attempts", "kept", "message", "suspect")
+    __slots__ = ("attempts", "failure", "kept", "message", "suspect")
 
-    def __init__(self, message: Message, *, attempts: int = 0, kept: bool = False, suspect: bool = False) -> None:
+    def __init__(
+        self,
+        message: Message,
+        *,
+        attempts: int = 0,
+        kept: bool = False,
+        suspect: bool = False,
+        failure: Exception | None = None,
+    ) -> None:
         self.message = message
         self.attempts = attempts
         #: Whether it has a row in `undelivered`.
         self.kept = kept
         #: Whether it may have brought the process down: its tries are counted before they begin.
         self.suspect = suspect
+        #: How a try of it alone has just ended; it is not counted yet.
+        self.failure = failure
+
+
+class _Lane:
+    """What is tried alone, in order: a FIFO chat's messages, or one message."""
+
+    __slots__ = ("entries", "is_worked")
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.is_worked = False
 
 
 class LogQueue:
@@ -73,7 +93,7 @@ class LogQueue:
         self._consumer: Consumer | None = None
         self._waiting: list[Message] = []
         self._wake = asyncio.Event()
-        self._held: dict[str, deque[Entry]] = {}
+        self._held: dict[str, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._batch: Sequence[Message] = ()
         self._given_up: list[Sequence[Message]] = []
@@ -97,10 +117,10 @@ class LogQueue:
         """The log up to here has been offered, or is none of this queue's."""
         self._seen = position
 
-    async def set_apart(self, message: Message, reason: str) -> None:
+    async def set_apart(self, message: Message, failure: Exception) -> None:
         """A first try has failed elsewhere: keeps the message, and tries it again alone."""
         entry = Entry(message, attempts=1)
-        while not await self._keep(entry, reason[:500], dead=False):
+        while not await self._keep(entry, _reason(failure), dead=False):
             await self._clock.sleep(RETRY_SECONDS[-1])
         self._hold(entry)
 
@@ -118,8 +138,8 @@ class LogQueue:
         for batch in (self._waiting, self._batch, *self._given_up):
             if batch:
                 first = min(first, batch[0].position)
-        for entries in self._held.values():
-            for entry in entries:
+        for lane in self._held.values():
+            for entry in lane.entries:
                 if not entry.kept and entry.message.position:
                     first = min(first, entry.message.position)
                     break
@@ -128,13 +148,13 @@ class LogQueue:
     @property
     def depth(self) -> int:
         batches = sum(map(len, self._given_up)) + len(self._waiting) + len(self._batch)
-        return batches + sum(map(len, self._held.values()))
+        return batches + sum(len(lane.entries) for lane in self._held.values())
 
     @property
     def oldest(self) -> int | None:
         """The timestamp of what has waited longest."""
-        stamps = [batch[0].timestamp for batch in (self._waiting, self._batch) if batch]
-        stamps += [entries[0].message.timestamp for entries in self._held.values() if entries]
+        stamps = [batch[0].timestamp for batch in (self._waiting, self._batch, *self._given_up) if batch]
+        stamps += [lane.entries[0].message.timestamp for lane in self._held.values() if lane.entries]
         return min(stamps, default=None)
 
     async def drain(self) -> None:
@@ -151,7 +171,7 @@ class LogQueue:
         """Called now and then: where the worker hangs in a batch, another one takes over what that does not hold."""
         if self._batch and self._clock.monotonic() - self._began > PATIENCE_SECONDS:
             for message in self._batch:
-                self._held.setdefault(self._lane(message), deque())
+                self._held.setdefault(self._lane(message), _Lane())
             self._given_up.append(self._batch)
             self._batch = ()
             self._worker = self._spawn(self._work())
@@ -188,40 +208,40 @@ class LogQueue:
                     continue
             self._batch = batch
             self._began = self._clock.monotonic()
+            failure = None
             try:
                 await self._consumer(batch)
             except Exception as error:  # noqa: BLE001 - whatever fails a batch, its messages are tried alone
-                log.info(
-                    "a batch failed; each of its messages is tried alone", queue=self.queue.name, error=repr(error)
-                )
-                failed = True
+                failure = error
+            was_given_up = self._worker is not me
+            if was_given_up:
+                self._given_up.remove(batch)
             else:
-                failed = False
-            if self._worker is not me:
-                self._return_lanes(batch, failed=failed)
-                return
-            self._batch = ()
-            if failed:
-                for message in batch:
-                    self._hold(Entry(message))
-            else:
+                self._batch = ()
+            if failure is None:
                 self._settled(batch)
-
-    def _return_lanes(self, batch: Sequence[Message], *, failed: bool) -> None:
-        """A worker that was given up comes back: its chats go on."""
-        self._given_up.remove(batch)
-        if not failed:
-            self._settled(batch)
-        for message in reversed(batch):
-            lane = self._held.get(self._lane(message))
-            if lane is not None and failed:
-                lane.appendleft(Entry(message))
-        for name in {self._lane(message) for message in batch}:
-            if self._held[name]:
-                self._spawn(self._work_lane(name))
             else:
+                self._try_alone(batch, failure)
+            if self._held:
+                self._release(batch)
+            if was_given_up:
+                self._quiet()
+                return
+
+    def _try_alone(self, batch: Sequence[Message], failure: Exception) -> None:
+        log.info("a batch failed; each of its messages is tried alone", queue=self.queue.name, error=_reason(failure))
+        for message in reversed(batch):
+            lane = self._held.setdefault(self._lane(message), _Lane())
+            lane.entries.appendleft(Entry(message, failure=failure if len(batch) == 1 else None))
+
+    def _release(self, batch: Sequence[Message]) -> None:
+        """The batch is over: the lanes of its chats go on."""
+        for name in {self._lane(message) for message in batch}:
+            lane = self._held.get(name)
+            if lane is not None and lane.entries:
+                self._work_on(name, lane)
+            elif lane is not None:
                 del self._held[name]
-        self._quiet()
 
     def _quiet(self) -> None:
         if not self.depth:
@@ -240,28 +260,30 @@ class LogQueue:
             if lane is None:
                 free.append(message)
             else:
-                lane.append(Entry(message))
+                lane.entries.append(Entry(message))
         return free
 
     def _hold(self, entry: Entry) -> None:
         name = self._lane(entry.message)
-        lane = self._held.get(name)
+        lane = self._held.setdefault(name, _Lane())
+        lane.entries.append(entry)
         self._idle.clear()
-        if lane is None:
-            self._held[name] = deque([entry])
-            self._spawn(self._work_lane(name))
-        else:
-            lane.append(entry)
+        self._work_on(name, lane)
 
-    async def _work_lane(self, name: str) -> None:
-        lane = self._held[name]
-        while lane:
-            entry = lane[0]
+    def _work_on(self, name: str, lane: _Lane) -> None:
+        in_flight = (message for batch in (self._batch, *self._given_up) for message in batch)
+        if not lane.is_worked and not any(self._lane(message) == name for message in in_flight):
+            lane.is_worked = True
+            self._spawn(self._work_lane(name, lane))
+
+    async def _work_lane(self, name: str, lane: _Lane) -> None:
+        while lane.entries:
+            entry = lane.entries[0]
             if entry.attempts and not entry.suspect:
                 await self._clock.sleep(RETRY_SECONDS[min(entry.attempts, len(RETRY_SECONDS)) - 1])
             try:
                 if await self._try(entry):
-                    lane.popleft()
+                    lane.entries.popleft()
             except Exception as error:  # noqa: BLE001 - the entry stays, and is tried again
                 log.error("a try could not be ended", queue=self.queue.name, error=repr(error))
                 await self._clock.sleep(RETRY_SECONDS[-1])
@@ -270,44 +292,52 @@ class LogQueue:
 
     async def _try(self, entry: Entry) -> bool:
         """Whether the entry is done with: delivered, or dead."""
-        assert self._consumer is not None
         message = entry.message
-        if entry.suspect and entry.attempts >= self.queue.attempts:
-            return await self._bury(entry, "no_verdict: it was being tried when the process ended, each time")
         if entry.suspect:
+            if entry.attempts >= self.queue.attempts:
+                await self._bury(entry, "no_verdict: it was being tried when the process ended, each time")
+                return True
             entry.attempts += 1
             if not await self._keep(entry, "in flight when the process ended", dead=False):
                 entry.attempts -= 1
                 await self._clock.sleep(RETRY_SECONDS[-1])
                 return False
+        failure, entry.failure = entry.failure or await self._consume_alone(message), None
+        if failure is None:
+            while entry.kept and not await self._forget(message):
+                await self._clock.sleep(RETRY_SECONDS[-1])
+            self._settled([message])
+            return True
+        if not entry.suspect:
+            entry.attempts += 1
+        entry.suspect = False  # from here on a try is counted when it has ended
+        log.warning("a message failed", queue=self.queue.name, message=message.message_id, attempts=entry.attempts)
+        if entry.attempts >= self.queue.attempts:
+            await self._bury(entry, _reason(failure))
+            return True
+        await self._keep(entry, _reason(failure), dead=False)
+        return False
+
+    async def _consume_alone(self, message: Message) -> Exception | None:
+        assert self._consumer is not None
         try:
             await self._consumer([message])
         except Exception as error:  # noqa: BLE001 - whatever fails a try is its reason
-            reason = error.code if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-            if not entry.suspect:
-                entry.attempts += 1
-            log.warning("a message failed", queue=self.queue.name, message=message.message_id, attempts=entry.attempts)
-            if entry.attempts >= self.queue.attempts:
-                return await self._bury(entry, reason[:500])
-            await self._keep(entry, reason[:500], dead=False)
-            return False
-        if entry.kept:
-            await self._commits.write(lambda connection: self._forget(connection, message))
-        self._settled([message])
-        return True
+            return error
+        return None
 
-    def _forget(self, connection: apsw.Connection, message: Message) -> None:
-        connection.execute(QUERY["settle_undelivered"], (self.queue.name, message.message_id))
+    async def _forget(self, message: Message) -> bool:
+        row = (self.queue.name, message.message_id)
+        return await self._write(lambda connection: connection.execute(QUERY["settle_undelivered"], row).get)
 
-    async def _bury(self, entry: Entry, reason: str) -> bool:
+    async def _bury(self, entry: Entry, reason: str) -> None:
         self._failpoints.hit("deadletter.before")
-        if not await self._keep(entry, reason, dead=True):
-            return False
+        while not await self._keep(entry, reason, dead=True):
+            await self._clock.sleep(RETRY_SECONDS[-1])
         self._failpoints.hit("deadletter.after")
         self._metrics.count("dead_letters", label=self.queue.dead_letters)
         log.error("a message is dead", queue=self.queue.dead_letters, message=entry.message.message_id, reason=reason)
         self._died(self.queue, entry.message)
-        return True
 
     async def _keep(self, entry: Entry, reason: str, *, dead: bool) -> bool:
         """Writes down what became of a try; False: it could not be written (a full disk), so it is tried again."""
@@ -324,10 +354,19 @@ class LogQueue:
             "now": self._clock.now(),
             "body": message.body,
         }
+        kept = await self._write(lambda connection: connection.execute(QUERY["upsert_undelivered"], row).get)
+        entry.kept = entry.kept or kept
+        return kept
+
+    async def _write(self, job: Job[object]) -> bool:
         try:
-            await self._commits.write(lambda connection: connection.execute(QUERY["upsert_undelivered"], row).get)
+            await self._commits.write(job)
         except Refusal as refusal:
-            log.error("a failed message could not be written down", code=refusal.code)
+            log.error("what became of a message could not be written down", code=refusal.code)
             return False
-        entry.kept = True
         return True
+
+
+def _reason(failure: Exception) -> str:
+    reason = failure.code if isinstance(failure, Refusal) else f"{type(failure).__name__}: {failure}"
+    return reason[:500]

@@ -3,6 +3,7 @@ from a copy of the memory; one presentation takes it out."""
 
 import secrets
 from hashlib import sha256
+from itertools import islice
 from typing import Final
 
 from tocsin.errors import Refusal
@@ -30,7 +31,7 @@ class MemoryTickets:
 
     def _forget(self, now: int) -> None:
         """They are offered in order of time, so the oldest stand first."""
-        for digest, (_, until) in list(self._offered.items())[:100]:
+        for digest, (_, until) in list(islice(self._offered.items(), 100)):
             if until >= now:
                 return
             del self._offered[digest]

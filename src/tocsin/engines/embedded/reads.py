@@ -42,7 +42,7 @@ class Reads:
         self._thread.start()
 
     def run(self, query: Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING or self._stopping:
             raise Refusal("unavailable", "Too many reads are waiting; try again.", retry_after=1)
         done: asyncio.Future[object] = self._loop.create_future()
         self._waiting.append(_Query(query, done))
@@ -52,9 +52,14 @@ class Reads:
         return cast("asyncio.Future[T]", done)
 
     def stop(self) -> None:
+        """Who still waits is told, and does not wait for ever."""
         self._stopping = True
         self._wake.release()
         self._thread.join()
+        for query in (*self._batch, *self._waiting):
+            if not query.done.done():
+                query.done.set_exception(Refusal("unavailable", "The service stops.", retry_after=1))
+        self._batch, self._waiting = [], []
 
     def _hand_over(self) -> None:
         self._batch, self._waiting = self._waiting, []

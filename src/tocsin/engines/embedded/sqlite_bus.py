@@ -11,6 +11,7 @@ from typing import Final, cast
 
 import apsw
 import msgspec
+import structlog
 
 from tocsin.bus import Consumer, DeadLetter, Depth, Receipt
 from tocsin.clock import Clock
@@ -27,6 +28,8 @@ from tocsin.failpoints import Failpoints
 from tocsin.message import Message, Publication, read_back
 from tocsin.metrics import Metrics
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, Queue, topic_of
+
+log = structlog.get_logger(__name__)
 
 WATCH_SECONDS: Final = 0.1
 
@@ -83,7 +86,7 @@ class SqliteBus:
             failpoints=failpoints,
             retries=self._queues[MESSAGE_STORAGE_QUEUE.name],
             cursor=cursors.get(MESSAGE_STORAGE_QUEUE.name, 0),
-            trimmed=max(first - 1, 0),
+            trimmed=first - 1 if first else cursors.get(MESSAGE_STORAGE_QUEUE.name, 0),
         )
         self._storage.others = self._live
         #: Which of the live queues take what, looked up once for each (ordered, channel).
@@ -124,13 +127,13 @@ class SqliteBus:
         retried = cast("list[tuple[str, int, bytes]]", connection.execute(QUERY["retried"]).fetchall())
         for name, attempts, body in retried:
             entries[name].append(Entry(read_back(body), attempts=attempts, kept=True, suspect=True))
-        kept = {(name, entry.message.message_id) for name, queued in entries.items() for entry in queued}
         start = min(queue.stored_cursor for queue in self._live)
         tail = cast("Iterator[tuple[int, bytes]]", connection.execute(QUERY["log_from"], (start,)))
         for position, body in tail:
             message = read_back(body, position)
             for queue in self._route(message):
-                if position > queue.stored_cursor and (queue.queue.name, message.message_id) not in kept:
+                kept = (queue.queue.name, message.message_id)  # being tried again, or dead
+                if position > queue.stored_cursor and not connection.execute(QUERY["is_undelivered"], kept).get:
                     entries[queue.queue.name].append(Entry(message, suspect=True))
         for queue in self._queues.values():
             queue.passed(max(last, queue.stored_cursor))
@@ -150,7 +153,11 @@ class SqliteBus:
         for queue in self._queues.values():
             await queue.stop()
         await self._storage.stop()
-        await self.commits.write(self._carry)
+        if self.commits.is_running:
+            try:
+                await self.commits.write(self._carry)
+            except Refusal as refusal:
+                log.warning("the queues' cursors could not be written", code=refusal.code)
         await self.commits.stop()
 
     async def _watch(self) -> None:
@@ -204,7 +211,7 @@ class SqliteBus:
             depths.append(
                 Depth(
                     queue=name,
-                    waiting=stored.depth,
+                    waiting=stored.depth if stored is queue else stored.depth + queue.depth,
                     oldest_age=0.0 if oldest is None else max(0.0, (now - oldest) / 1000),
                     dead_letters=dead.get(name, 0),
                 )
@@ -215,6 +222,7 @@ class SqliteBus:
         for queue in self._live:
             await queue.drain()
         await self._storage.drain()
+        await self._queues[MESSAGE_STORAGE_QUEUE.name].drain()
 
     # -- between the log and its queues --------------------------------------------------------------------------------
 

@@ -70,8 +70,9 @@ class SqliteMessages:
         heads = {}
         for chat_id in chat_ids:
             chat = await self.find(chat_id)
-            if not self._knows_oldest(chat):
+            while not self._knows_oldest(chat):
                 await self._look_up_oldest(chat)
+                chat = await self.find(chat_id)
             heads[chat_id] = Head(sequence=chat.sequence, oldest=chat.oldest, epoch=self._epoch)
         return heads
 
@@ -97,7 +98,7 @@ class SqliteMessages:
 
     async def by_number(self, chat_id: str, first: int, last: int, limit: int) -> Page:
         chat = await self.find(chat_id)
-        if not chat.key:
+        if not chat.ordinal:
             return Page(bodies=(), next=None)
         last = min(last, chat.sequence)
         parameters: dict[str, apsw.SQLiteValue] = {
@@ -125,7 +126,7 @@ class SqliteMessages:
         self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
     ) -> Page:
         chat = await self.find(chat_id)
-        if not chat.key:
+        if not chat.ordinal:
             return Page(bodies=(), next=None)
         low, high = chat.base, chat.base | ORDINAL_MASK
         if after is not None:
@@ -146,13 +147,19 @@ class SqliteMessages:
                     if len(tail) > limit:
                         break
             parameters["tail"] = str(tail)
-        bounded = last is not None
+        parameters["low"], parameters["high"] = low, high
+        # Where a time is asked for, or what has expired is kept for now, the page's edges are found first: it would
+        # otherwise be looked for row by row.
+        seek = first is not None or last is not None or self._is_holding
 
         def read(connection: apsw.Connection) -> Row:
+            if not seek:
+                return _one(connection, query, parameters)
             connection.execute("BEGIN")  # one snapshot for the edges and the page
             try:
                 parameters["low"] = _place_at(connection, low, high, start)
-                parameters["high"] = _place_at(connection, low, high, end + 1) - 1 if bounded and not merged else high
+                if last is not None and not merged:
+                    parameters["high"] = _place_at(connection, low, high, end + 1) - 1
                 return _one(connection, query, parameters)
             finally:
                 connection.execute("COMMIT")
@@ -169,12 +176,19 @@ class SqliteMessages:
         if self._has_jumped(now):
             return 0
         cutoff = now - self._retention
-        deleted = await self._commits.write(lambda connection: _expire(connection, cutoff, limit))
-        await self._failpoints.reach("expire.mid")
+        deleted, chats = 0, EXPIRED_CHATS
+        while deleted < limit and chats == EXPIRED_CHATS:
+            count, chats = await self._commits.write(_Expire(cutoff, limit - deleted))
+            deleted += count
+            await self._failpoints.reach("expire.mid")
         return deleted
 
     def _cutoff(self) -> int:
         return self._clock.now() - self._retention
+
+    @property
+    def _is_holding(self) -> bool:
+        return self._clock.monotonic() < self._hold_until
 
     def _has_jumped(self, now: int) -> bool:
         """The wall's clock against the one that only goes forward: a wrong clock deletes nothing for an hour."""
@@ -184,7 +198,7 @@ class SqliteMessages:
             if abs(wall - ran) > JUMP_MILLISECONDS:
                 self._hold_until = monotonic + JUMP_WAIT_MILLISECONDS / 1000
         self._last_pass = (now, monotonic)
-        return monotonic < self._hold_until
+        return self._is_holding
 
     # -- the oldest number ---------------------------------------------------------------------------------------------
 
@@ -198,9 +212,10 @@ class SqliteMessages:
         tail = next(
             ((sequence, at) for _, _, sequence, at in chat.unmoved if sequence is not None and at >= cutoff), None
         )
-        found = await self._reads.run(lambda connection: _oldest(connection, chat.key, chat.sequence, cutoff))
-        found = found or tail
-        oldest, oldest_at = found or (chat.sequence + 1, None)
+        head = chat.sequence  # what is numbered meanwhile is none of this look's
+        letters = chat.key in self._chats.storage_letters
+        found = await self._reads.run(lambda connection: _oldest(connection, chat.key, head, cutoff, letters=letters))
+        oldest, oldest_at = found or tail or (head + 1, None)
         if oldest >= chat.oldest:
             chat.oldest, chat.oldest_at = oldest, oldest_at
 
@@ -228,6 +243,7 @@ class _Store:
         if self._message.position:
             _move(connection, f"[{self._message.position}]")
         connection.execute(QUERY["store_undelivered"], (self._message.message_id,))
+        connection.execute(QUERY["count_letter"], (self._message.message_id,))
 
 
 def _place_at(connection: apsw.Connection, low: int, high: int, timestamp: int) -> int:
@@ -251,8 +267,14 @@ def _place_at(connection: apsw.Connection, low: int, high: int, timestamp: int) 
     return high
 
 
-def _oldest(connection: apsw.Connection, key: int, head: int, cutoff: int) -> tuple[int, int] | None:
-    """The first number in message_storage that has not expired, and its timestamp."""
+def _oldest(connection: apsw.Connection, key: int, head: int, cutoff: int, *, letters: bool) -> tuple[int, int] | None:
+    """The first number that has not expired in message_storage or among its dead letters, and its timestamp."""
+    stored = _oldest_stored(connection, key, head, cutoff)
+    dead = connection.execute(QUERY["oldest_letter"], (key, cutoff)).fetchone() if letters else None
+    return min(filter(None, (stored, cast("tuple[int, int] | None", dead))), default=None)
+
+
+def _oldest_stored(connection: apsw.Connection, key: int, head: int, cutoff: int) -> tuple[int, int] | None:
     found = cast("tuple[int, int] | None", connection.execute(QUERY["number_at"], (key, 0)).fetchone())
     if found is None or found[1] >= cutoff:
         return found
@@ -269,17 +291,24 @@ def _oldest(connection: apsw.Connection, key: int, head: int, cutoff: int) -> tu
     return best
 
 
-def _expire(connection: apsw.Connection, cutoff: int, limit: int) -> int:
-    deleted = 0
-    for (key,) in cast(
-        "list[tuple[int]]", connection.execute(QUERY["expired_chats"], (cutoff, EXPIRED_CHATS)).fetchall()
-    ):
-        low = key << ORDINAL_BITS
-        high = low | ORDINAL_MASK
-        connection.execute(QUERY["expire"], (low, high, cutoff, limit - deleted))
-        deleted += connection.changes()
-        connection.execute(QUERY["set_first_at"], (key, low, high))
-        if deleted >= limit:
-            break
-    connection.execute(QUERY["forget_tombstones"], (cutoff - TOMBSTONE_MILLISECONDS, limit))
-    return deleted
+class _Expire:
+    """The job that deletes a slice of what is past its time: how many messages, of how many chats."""
+
+    def __init__(self, cutoff: int, limit: int) -> None:
+        self._cutoff = cutoff
+        self._limit = limit
+
+    def __call__(self, connection: apsw.Connection) -> tuple[int, int]:
+        found = connection.execute(QUERY["expired_chats"], (self._cutoff, EXPIRED_CHATS)).fetchall()
+        deleted = chats = 0
+        for (key,) in cast("list[tuple[int]]", found):
+            low = key << ORDINAL_BITS
+            high = low | ORDINAL_MASK
+            connection.execute(QUERY["expire"], (low, high, self._cutoff, self._limit - deleted))
+            deleted += connection.changes()
+            connection.execute(QUERY["set_first_at"], (key, low, high))
+            chats += 1
+            if deleted >= self._limit:
+                break
+        connection.execute(QUERY["forget_tombstones"], (self._cutoff - TOMBSTONE_MILLISECONDS, self._limit))
+        return deleted, chats

@@ -6,18 +6,21 @@ answered; what a read finds never overwrites what a commit has said.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import apsw
 
-from tocsin.engines.embedded.group_commit import GroupCommit
+from tocsin.engines.embedded.group_commit import GroupCommit, Job
 from tocsin.engines.embedded.reads import Reads
 from tocsin.engines.embedded.sql import QUERY
 from tocsin.errors import Refusal
 from tocsin.identity import Identity
 from tocsin.roles import Role, check_grant, check_owners, check_revoke
 from tocsin.tables import Permission, PermissionPage, Tombstone
+
+T = TypeVar("T")
 
 CAPACITY: Final = 500_000
 
@@ -58,9 +61,7 @@ class SqlitePermissions:
             connection.execute(QUERY["grant"], (user_id, chat_id, role, actor.user_id, now))
             return Permission(user_id=user_id, chat_id=chat_id, role=role, granted_by=actor.user_id, granted_at=now)
 
-        permission = await self._commits.write(job)
-        self._remember(user_id, chat_id, role)
-        return permission
+        return await self._decide(job, user_id, chat_id, role)
 
     async def revoke(self, actor: Identity, user_id: str, chat_id: str, now: int) -> Tombstone:
         def job(connection: apsw.Connection) -> Tombstone:
@@ -74,9 +75,20 @@ class SqlitePermissions:
             connection.execute(QUERY["revoke"], (user_id, chat_id, now))
             return Tombstone(fence=None)
 
-        tombstone = await self._commits.write(job)
-        self._remember(user_id, chat_id, None)
-        return tombstone
+        return await self._decide(job, user_id, chat_id, None)
+
+    async def _decide(self, job: Job[T], user_id: str, chat_id: str, role: Role | None) -> T:
+        """Memory follows the commit even where the caller has gone away meanwhile."""
+
+        def settle(done: asyncio.Future[T]) -> None:
+            if done.exception() is None:
+                self._remember(user_id, chat_id, role)
+            else:
+                self._roles.pop((user_id, chat_id), None)  # perhaps it stands: the store is asked
+
+        done = self._commits.write(job)
+        done.add_done_callback(settle)
+        return await asyncio.shield(done)
 
     async def fence(self, user_id: str, chat_id: str, sequence: int) -> None:
         await self._commits.write(lambda connection: _run(connection, "fence", (user_id, chat_id, sequence)))

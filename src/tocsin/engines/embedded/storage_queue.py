@@ -23,6 +23,7 @@ from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.engines.embedded.group_commit import GroupCommit
 from tocsin.engines.embedded.log_queue import LogQueue
 from tocsin.engines.embedded.sql import QUERY
+from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
 from tocsin.message import Message, read_back
 from tocsin.topology import MESSAGE_STORAGE_QUEUE
@@ -178,32 +179,48 @@ class StorageQueue:
 
     async def _store(self, part: LogSlice) -> None:
         assert self._consumer is not None
-        await self._failpoints.reach("storage.mid_move")
         while True:
             try:
+                await self._failpoints.reach("storage.mid_move")
                 await self._consumer(part)
+            except Refusal as refusal:
+                log.warning("a slice of the log waits for the store", code=refusal.code)
+                await self._clock.sleep(RETRY_SECONDS)
             except Exception as error:  # noqa: BLE001 - whatever fails a slice, the guilty one is looked for
                 log.warning("a slice of the log could not be stored", error=repr(error))
-                if not self._commits.is_full:
-                    await self._store_singly(part)
-                    return
-                await self._clock.sleep(RETRY_SECONDS)
+                await self._store_singly(part, error)
+                return
             else:
                 self._moved(part)
                 return
 
-    async def _store_singly(self, part: LogSlice) -> None:
+    async def _store_singly(self, part: LogSlice, failure: Exception) -> None:
         """Finds the guilty one: it is set apart with its count of tries, readable there, and counts as moved."""
         assert self._consumer is not None
         for message in part:
             chat = self._chats.get(message.chat_id)
             assert chat is not None
             try:
+                if len(part) == 1:
+                    raise failure
                 await self._consumer([message])
             except Exception as error:  # noqa: BLE001 - whatever fails it is its reason
-                self._chats.storage_letters.add(chat.key)
-                await self._retries.set_apart(message, repr(error))
+                await self._set_apart(message, chat, error)
             self._moved(LogSlice(self._folder, [message.position], [(chat, 1)]))
+
+    async def _set_apart(self, message: Message, chat: Chat, error: Exception) -> None:
+        """Its number and place are counted as if it had been moved: they are never drawn again."""
+        self._chats.storage_letters.add(chat.key)
+        await self._retries.set_apart(message, error)
+        positions = (f"[{message.position}]",)
+        while True:
+            try:
+                await self._commits.write(lambda connection: connection.execute(QUERY["count_moved"], positions).get)
+            except Refusal as refusal:
+                log.warning("a message's number could not be counted", code=refusal.code)
+                await self._clock.sleep(RETRY_SECONDS)
+            else:
+                return
 
     def _moved(self, part: LogSlice) -> None:
         for chat, count in part.chats:
@@ -216,12 +233,23 @@ class StorageQueue:
         upto = min([self.cursor, *(queue.cursor for queue in self.others)])
         while self._trimmed < upto:
             await self._failpoints.reach("storage.before_trim")
-            self._trimmed = min(upto, self._trimmed + TRIM_SLICE)
-            await self._commits.write(self._delete)
+            position = min(upto, self._trimmed + TRIM_SLICE)
+            try:
+                await self._commits.write(_Trim(position))
+            except Refusal as refusal:
+                log.warning("the log could not be trimmed", code=refusal.code)
+                return
+            self._trimmed = position
 
-    def _delete(self, connection: apsw.Connection) -> None:
-        """The log's last timestamp and position outlive it, so that ids and positions ascend after a restart."""
+
+class _Trim:
+    """The log's last timestamp and position outlive it, so that ids and positions ascend after a restart."""
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+
+    def __call__(self, connection: apsw.Connection) -> None:
         last = connection.execute(QUERY["last_timestamp"]).get
         connection.execute(QUERY["set_meta"], ("last_timestamp", last))
-        connection.execute(QUERY["set_cursor"], (MESSAGE_STORAGE_QUEUE.name, self._trimmed))
-        connection.execute(QUERY["trim"], (self._trimmed,))
+        connection.execute(QUERY["set_cursor"], (MESSAGE_STORAGE_QUEUE.name, self._position))
+        connection.execute(QUERY["trim"], (self._position,))
