@@ -67,7 +67,10 @@ export class Tocsin {
         for (const { frame } of this.#waiting.values()) this.#send(frame);
       };
       socket.onmessage = ({ data }) => this.#take(JSON.parse(data));
-      socket.onclose = ({ code, reason }) => this.#dropped(code, reason);
+      // Node 20 tells a connect that failed by `error` alone; where `close` follows, it is too late to count.
+      socket.onclose = socket.onerror = ({ code = 1006, reason = "" }) => {
+        if (this.#socket === socket) this.#dropped(code, reason);
+      };
     } catch {
       this.#dropped(1006, "");
     }

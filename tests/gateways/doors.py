@@ -13,7 +13,9 @@ from typing import Final, cast
 import httpx
 import msgspec
 
+from tests.gateways.contract import Contract
 from tests.gateways.peer import Peer
+from tocsin.clock import Clock, SystemClock
 from tocsin.engines.embedded.engine import EmbeddedEngine, EmbeddedSettings
 from tocsin.engines.file_keys import RULES, FileKeys
 from tocsin.failpoints import Failpoints
@@ -71,6 +73,7 @@ class Doors:
             engine.protocols, ready=lambda: self.not_ready, expose=engine.metrics.expose, new_id=new_id
         )
         self.port = 0
+        self.contract: Final = Contract()
         self.http: Final = httpx.AsyncClient(trust_env=False, timeout=15)
         self._peers: Final[list[Peer]] = []
 
@@ -105,10 +108,16 @@ class Doors:
         user: str | None = BACK_END,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """`body` is sent as it is if it is bytes, else as JSON; `target` is sent as it is."""
+        """`body` is sent as it is if it is bytes, else as JSON; `target` is sent as it is.
+
+        Every answer is held against the OpenAPI document.
+        """
         content = body if isinstance(body, bytes) else None if body is None else msgspec.json.encode(body)
         given = self.headers(user) if user is not None else {}
-        return await self.http.request(method, self.url + target, content=content, headers={**given, **(headers or {})})
+        sent = {**given, **(headers or {})}
+        response = await self.http.request(method, self.url + target, content=content, headers=sent)
+        self.contract.judge(method, response)
+        return response
 
     async def publish(self, chat: str, content: object = "x", *, user: str = BACK_END, **more: object) -> Json:
         """A fifo message; what the 202 says."""
@@ -122,10 +131,22 @@ class Doors:
         assert response.status_code == 200, response.text
 
 
+class Hasty(SystemClock):
+    """A clock on which pauses last a fiftieth."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds / 50)
+
+
 @asynccontextmanager
-async def opened(data: Path, keys: FileKeys, *, failpoints: str = "", burst: float = 500) -> AsyncIterator[Doors]:
+async def opened(
+    data: Path, keys: FileKeys, *, failpoints: str = "", burst: float = 500, clock: Clock | None = None
+) -> AsyncIterator[Doors]:
     engine = EmbeddedEngine(
-        EmbeddedSettings(data=data, publish_burst=burst), frame=text_frame, failpoints=Failpoints(failpoints)
+        EmbeddedSettings(data=data, publish_burst=burst),
+        frame=text_frame,
+        clock=clock,
+        failpoints=Failpoints(failpoints),
     )
     checked = await Keys.open(keys, lambda _: None, engine.protocols.clock.now())
     service = Service(engine.protocols, TokenCheck(checked, RULES))

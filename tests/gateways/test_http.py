@@ -102,7 +102,7 @@ async def test_a_repeated_id_is_answered_with_the_first_receipt(doors: Doors) ->
     in_body = await doors.ask("POST", "/publish", {**ENTRY, "messageDeduplicationId": "order 17"}, headers=key)
     assert body_of(again) == body_of(in_body) == body_of(first) | {"duplicate": True}
     other = await doors.ask("POST", "/publish", entry(content="y"), headers=key)
-    assert problem_of(other) == (409, "idempotency_conflict", None)
+    assert problem_of(other) == (409, "idempotency_conflict", "messageDeduplicationId")
     (page,) = await pages(doors, f"chatId={ROOM}")
     assert [message["messageDeduplicationId"] for message in page] == ["order 17"]
 
@@ -249,7 +249,7 @@ async def test_five_hundred_entries_are_taken_in_order(doors: Doors) -> None:
 async def test_pages_neither_repeat_nor_skip_while_messages_arrive(doors: Doors, query: str, before: list[int]) -> None:
     for n in range(5):
         await doors.publish(ROOM, n)
-    arrived = []
+    arrived: list[int] = []
 
     async def between() -> None:
         if len(arrived) < 3:

@@ -7,7 +7,8 @@ One chat resumes by the address (`lastSequence`), several by `sync`.
 import asyncio
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NoReturn
 from urllib.parse import urlencode
 
@@ -84,6 +85,9 @@ class Reader:
         return len(self.subscriptions) == len(self._chats) and all(
             each.start is not None and each.end is None for each in self.subscriptions.values()
         )
+
+    async def standing(self) -> None:
+        await self._recorder.until(lambda: self.stands, f"`subscribed` for {self._name}", 20)
 
     @property
     def is_out(self) -> bool:
@@ -176,6 +180,20 @@ class Reader:
     def _write(self, chat: str, event: Event) -> None:
         self.subscriptions[chat].events.append(event)
         self._recorder.stir()
+
+
+@asynccontextmanager
+async def reading(*readers: Reader) -> AsyncIterator[None]:
+    """They run, and all stand when the body begins."""
+    tasks = [asyncio.create_task(reader.run()) for reader in readers]
+    try:
+        for reader in readers:
+            await reader.standing()
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def event_of(frame: Frame) -> Event:

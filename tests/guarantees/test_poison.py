@@ -8,7 +8,7 @@ import pytest
 
 from tests.guarantees.checker import check
 from tests.guarantees.drafts import FAIL_ON_POISON, POISON, Draft, draft
-from tests.guarantees.readers import Reader
+from tests.guarantees.readers import Reader, reading
 from tests.guarantees.recorder import Recorder
 from tests.guarantees.records import Acked, Gap
 from tests.guarantees.server import Service, run_cli
@@ -63,35 +63,31 @@ async def test_poison_is_put_aside_and_its_chat_goes_on(service: Service, record
 async def test_a_chat_that_is_stuck_holds_up_no_other(service: Service, recorder: Recorder) -> None:
     await service.start(FAIL_ON_POISON)
     reader = Reader(recorder, "carol", [ROOM, OTHER], "carol")
-    reading = asyncio.create_task(reader.run())
-    await recorder.until(lambda: reader.stands, "the reader")
-    poison = await message_id_of(recorder, draft(ROOM, POISON))
-    behind = await message_id_of(recorder, draft(ROOM, "behind the poison"))
-    beside = [await message_id_of(recorder, draft(OTHER, f"beside {count}")) for count in range(20)]
-    in_room, in_other = reader.subscriptions[ROOM], reader.subscriptions[OTHER]
-    await recorder.until(lambda: behind in {event.message_id for event in in_room.heard}, "what is behind")
-    await settle(recorder, [ROOM, OTHER])
-    assert [event.message_id for event in in_other.heard] == beside
-    gap = next(event for event in in_room.events if isinstance(event, Gap))
-    assert max(event.at for event in in_other.heard) < gap.at, "the others were heard while the poison was being tried"
-    assert poison not in {event.message_id for event in in_room.heard}
-    await recorder.read_dead_letters()
-    assert check(recorder.log) == []
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
+    async with reading(reader):
+        poison = await message_id_of(recorder, draft(ROOM, POISON))
+        behind = await message_id_of(recorder, draft(ROOM, "behind the poison"))
+        beside = [await message_id_of(recorder, draft(OTHER, f"beside {count}")) for count in range(20)]
+        in_room, in_other = reader.subscriptions[ROOM], reader.subscriptions[OTHER]
+        await recorder.until(lambda: behind in {event.message_id for event in in_room.heard}, "what is behind")
+        await settle(recorder, [ROOM, OTHER])
+        assert [event.message_id for event in in_other.heard] == beside
+        gap = next(event for event in in_room.events if isinstance(event, Gap))
+        assert max(event.at for event in in_other.heard) < gap.at, (
+            "the others were heard while the poison was being tried"
+        )
+        assert poison not in {event.message_id for event in in_room.heard}
+        await recorder.read_dead_letters()
+        assert check(recorder.log) == []
 
 
 async def test_what_a_later_try_delivers_is_heard_once_under_its_number(service: Service, recorder: Recorder) -> None:
     await service.start("processor.before_audience=raise@1~stumbles")
     reader = Reader(recorder, "carol", [ROOM], "carol")
-    reading = asyncio.create_task(reader.run())
-    await recorder.until(lambda: reader.stands, "the reader")
-    published = [await message_id_of(recorder, draft(ROOM, label)) for label in ("before", "stumbles", "after")]
-    await settle(recorder, [ROOM])
-    assert [event.message_id for event in reader.subscriptions[ROOM].heard] == published
-    assert check(recorder.log) == []
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
+    async with reading(reader):
+        published = [await message_id_of(recorder, draft(ROOM, label)) for label in ("before", "stumbles", "after")]
+        await settle(recorder, [ROOM])
+        assert [event.message_id for event in reader.subscriptions[ROOM].heard] == published
+        assert check(recorder.log) == []
 
 
 async def test_tries_are_counted_across_a_crash(service: Service, recorder: Recorder) -> None:
@@ -123,18 +119,15 @@ async def test_a_dead_letter_can_be_shown_replayed_and_purged(service: Service, 
     assert await service.ended(30) == 0
     await service.start()
     passed = Reader(recorder, "carol", [ROOM], "who has passed it")
-    reading = asyncio.create_task(passed.run())
-    await recorder.until(lambda: passed.stands, "the reader")
-    await asyncio.to_thread(run_cli, "dlq", "replay", by_message[first]["letterId"], "--data", data)
-    await asyncio.to_thread(run_cli, "dlq", "purge", by_message[second]["letterId"], "--data", data)
-    assert await recorder.read_dead_letters() == []
-    after = await message_id_of(recorder, draft(ROOM, "after"))
-    heard = passed.subscriptions[ROOM]
-    await recorder.until(lambda: after in {event.message_id for event in heard.heard}, "what came after")
-    assert first not in {event.message_id for event in heard.heard}, "no reader moves backwards"
-    assert await number_of(recorder, first) == number
-    assert await number_of(recorder, before) == number - 1
-    await settle(recorder, [ROOM])
-    assert check(recorder.log) == []
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
+    async with reading(passed):
+        await asyncio.to_thread(run_cli, "dlq", "replay", by_message[first]["letterId"], "--data", data)
+        await asyncio.to_thread(run_cli, "dlq", "purge", by_message[second]["letterId"], "--data", data)
+        assert await recorder.read_dead_letters() == []
+        after = await message_id_of(recorder, draft(ROOM, "after"))
+        heard = passed.subscriptions[ROOM]
+        await recorder.until(lambda: after in {event.message_id for event in heard.heard}, "what came after")
+        assert first not in {event.message_id for event in heard.heard}, "no reader moves backwards"
+        assert await number_of(recorder, first) == number
+        assert await number_of(recorder, before) == number - 1
+        await settle(recorder, [ROOM])
+        assert check(recorder.log) == []

@@ -8,7 +8,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tests.guarantees.checker import check
 from tests.guarantees.drafts import PRIVATE, draft
-from tests.guarantees.readers import Reader
+from tests.guarantees.readers import Reader, reading
 from tests.guarantees.recorder import Recorder, now, open_socket, read_frame
 from tests.guarantees.records import Acked, Closed, Publish, Refused, TicketUse
 from tests.guarantees.server import PROGRAM, Service, environment, free_port
@@ -36,26 +36,21 @@ async def test_sigterm_answers_what_is_in_flight_and_spreads_the_clients_return(
 ) -> None:
     await service.start("commit.before_sync=stall:300")
     readers = [Reader(recorder, "carol", [ROOM], f"carol {count}") for count in range(40)]
-    tasks = [asyncio.create_task(reader.run()) for reader in readers]
-    await recorder.until(lambda: all(reader.stands for reader in readers), "everybody")
-    flying = [asyncio.create_task(send_one(recorder, count)) for count in range(10)]
-    flying += [asyncio.create_task(recorder.publish(draft(ROOM, f"posted {count}"))) for count in range(10)]
-    await asyncio.sleep(0.15)  # on their way: each commit takes 300 ms
-    told = now()
-    service.terminate()
-    answers = [publish.answer for publish in await asyncio.gather(*flying)]
-    assert all(isinstance(answer, Acked) for answer in answers), answers
-    assert await service.ended(30) == 0
-    assert now() - told < 30
-    ends = [event for each in recorder.log.subscriptions for event in each.events if isinstance(event, Closed)]
-    assert {end.code for end in ends} == {1012}
-    waits = [int(end.reason.removeprefix("retryAfter=")) for end in ends]
-    assert len(waits) == len(readers)
-    assert len(set(waits)) > len(readers) // 2, "not all come back at once"
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
+    async with reading(*readers):
+        flying = [asyncio.create_task(send_one(recorder, count)) for count in range(10)]
+        flying += [asyncio.create_task(recorder.publish(draft(ROOM, f"posted {count}"))) for count in range(10)]
+        await asyncio.sleep(0.15)  # on their way: each commit takes 300 ms
+        told = now()
+        service.terminate()
+        answers = [publish.answer for publish in await asyncio.gather(*flying)]
+        assert all(isinstance(answer, Acked) for answer in answers), answers
+        assert await service.ended(30) == 0
+        assert now() - told < 30
+        ends = [event for each in recorder.log.subscriptions for event in each.events if isinstance(event, Closed)]
+        assert {end.code for end in ends} == {1012}
+        waits = [int(end.reason.removeprefix("retryAfter=")) for end in ends]
+        assert len(waits) == len(readers)
+        assert len(set(waits)) > len(readers) // 2, "not all come back at once"
     await service.start()
     await settle(recorder, [ROOM])
     assert check(recorder.log) == []

@@ -9,7 +9,7 @@ import pytest
 from tests.guarantees.checker import check
 from tests.guarantees.drafts import draft, drafts
 from tests.guarantees.publishers import RequestPublisher, SocketPublisher
-from tests.guarantees.readers import Reader
+from tests.guarantees.readers import Reader, reading
 from tests.guarantees.recorder import Recorder
 from tests.guarantees.records import Gap
 from tests.guarantees.server import Service
@@ -32,35 +32,31 @@ async def test_resume_and_sync_under_a_firehose_leave_no_hole(service: Service, 
         SocketPublisher(recorder, "bob", drafts("bob", ROOMS, 2), window=64),
         RequestPublisher(recorder, "service", drafts("service", ROOMS, 3), batch=40),
     ]
-    reading = [asyncio.create_task(reader.run()) for reader in readers]
-    publishing = [asyncio.create_task(publisher.run()) for publisher in publishers]
-    for _ in range(20):
-        goal = len(recorder.log.publishes) + 300
-        await recorder.until(partial(has_published, recorder, goal), "the firehose", 30)
-        for reader in chance.sample(readers, 5):
-            reader.drop()
-    for publisher in publishers:
-        publisher.stop()
-    await asyncio.gather(*publishing)
-    await recorder.until(lambda: all(reader.stands for reader in readers), "everybody")
-    await settle(recorder, ROOMS)
-    assert check(recorder.log) == []
+    async with reading(*readers):
+        publishing = [asyncio.create_task(publisher.run()) for publisher in publishers]
+        for _ in range(20):
+            goal = len(recorder.log.publishes) + 300
+            await recorder.until(partial(has_published, recorder, goal), "the firehose", 30)
+            for reader in chance.sample(readers, 5):
+                reader.drop()
+        for publisher in publishers:
+            publisher.stop()
+        await asyncio.gather(*publishing)
+        for reader in readers:
+            await reader.standing()
+        await settle(recorder, ROOMS)
+        assert check(recorder.log) == []
     resumed = [each for each in recorder.log.subscriptions if each.last is not None and each.start is not None]
     assert len(resumed) > 50
     assert all(each.start is not None and each.start.recovered for each in resumed)
-    for task in reading:
-        task.cancel()
-    await asyncio.gather(*reading, return_exceptions=True)
 
 
 async def resumed(recorder: Recorder, have: int, name: str, epoch: str | None = None) -> Reader:
     """A reader that says it has everything up to `have`; closed again."""
     reader = Reader(recorder, "carol", [ROOMS[0]], name)
     reader.have[ROOMS[0]], reader.epoch = have, epoch
-    task = asyncio.create_task(reader.run())
-    await recorder.until(lambda: reader.stands, name, 20)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with reading(reader):
+        pass
     return reader
 
 

@@ -58,3 +58,23 @@ async def test_history_that_ends_while_it_is_read_has_no_hole(service: Service, 
     await publishing
     await read_until_gone(recorder, ROOMS[0], (await recorder.read_whole(ROOMS[0])).head)
     assert check(recorder.log) == []
+
+
+async def test_it_may_be_killed_while_it_deletes(service: Service, recorder: Recorder) -> None:
+    room = ROOMS[0]
+    recorder.log.retention = SECONDS
+    await service.start(flags=FLAG)
+    for first in range(0, 3_000, 500):
+        await recorder.publish_batch([draft(room, f"{count}") for count in range(first, first + 500)])
+    await read_until_gone(recorder, room, 3_000)
+    await recorder.publish_batch([draft(room, f"{count}") for count in range(3_000, 3_010)])
+    service.kill()
+    for _ in range(2):
+        service.spawn("expire.mid=kill@1", flags=FLAG)
+        assert await service.ended(20) == -9
+    await service.start(flags=FLAG)
+    await recorder.read_whole(room)
+    await recorder.publish(draft(room, "the next"))
+    read = await recorder.read_whole(room)
+    assert (read.head, read.rows[-1].number) == (3_011, 3_011)
+    assert check(recorder.log) == []

@@ -7,7 +7,7 @@ import pytest
 
 from tests.guarantees.checker import check
 from tests.guarantees.drafts import PRIVATE, Draft
-from tests.guarantees.readers import Reader
+from tests.guarantees.readers import Reader, reading
 from tests.guarantees.recorder import Recorder, now
 from tests.guarantees.records import Closed, Gap, Log, MemorySample, Subscription
 from tests.guarantees.server import Service
@@ -43,37 +43,35 @@ async def test_who_does_not_read_is_dropped_told_and_closed(service: Service, re
     pausing = [Reader(recorder, "alice", [ROOM], f"pausing {count}", receive_buffer=4096) for count in range(4)]
     asleep = [Reader(recorder, "bob", [ROOM], f"asleep {count}", receive_buffer=4096) for count in range(4)]
     everybody = [swift, *pausing, *asleep]
-    tasks = [asyncio.create_task(reader.run()) for reader in everybody]
-    await recorder.until(lambda: all(reader.stands for reader in everybody), "everybody")
-    first = {reader: reader.subscriptions[ROOM] for reader in everybody}
-    for reader in (*pausing, *asleep):
-        reader.reading.clear()
-    stopped = now()
+    async with reading(*everybody):
+        first = {reader: reader.subscriptions[ROOM] for reader in everybody}
+        for reader in (*pausing, *asleep):
+            reader.reading.clear()
+        stopped = now()
 
-    for batch in range(WARM_UP, WARM_UP + 400):  # 100 MiB, and the room goes on at full speed
-        await publish_large(recorder, range(batch, batch + 1))
-        recorder.log.memory.append(MemorySample(at=now(), resident=service.resident, limit=limit))
-    await recorder.until(lambda: len(first[swift].heard) == 400 * SIZE, "everything, for who reads")
-    assert now() - stopped < 20, "the swift one was held up"
-    for reader in pausing:
-        reader.wake()
-    await recorder.until(lambda: all(gaps_of(first[reader]) for reader in pausing), "a gap for who reads again")
-    await publish_large(recorder, range(700, 702))
-    heard_or_told = "402 batches, heard or told, exactly"
-    await recorder.until(lambda: {accounted_for(first[reader]) for reader in pausing} == {402 * SIZE}, heard_or_told)
+        for batch in range(WARM_UP, WARM_UP + 400):  # 100 MiB, and the room goes on at full speed
+            await publish_large(recorder, range(batch, batch + 1))
+            recorder.log.memory.append(MemorySample(at=now(), resident=service.resident, limit=limit))
+        await recorder.until(lambda: len(first[swift].heard) == 400 * SIZE, "everything, for who reads")
+        assert now() - stopped < 20, "the swift one was held up"
+        for reader in pausing:
+            reader.wake()
+        await recorder.until(lambda: all(gaps_of(first[reader]) for reader in pausing), "a gap for who reads again")
+        await publish_large(recorder, range(700, 702))
+        heard_or_told = "402 batches, heard or told, exactly"
+        await recorder.until(
+            lambda: {accounted_for(first[reader]) for reader in pausing} == {402 * SIZE}, heard_or_told
+        )
 
-    await asyncio.sleep(max(0.0, stopped + 33 - now()))  # the promise is about 30 s of the wall
-    await publish_large(recorder, range(702, 704))
-    for reader in asleep:
-        reader.wake()
-    await recorder.until(lambda: all(first[reader].end for reader in asleep), "the end of who sleeps")
-    assert {end.code for reader in asleep if isinstance(end := first[reader].end, Closed)} == {4408}
-    assert first[swift].end is None
-    await settle(recorder, [ROOM])
-    assert check(standing(recorder.log)) == []
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(max(0.0, stopped + 33 - now()))  # the promise is about 30 s of the wall
+        await publish_large(recorder, range(702, 704))
+        for reader in asleep:
+            reader.wake()
+        await recorder.until(lambda: all(first[reader].end for reader in asleep), "the end of who sleeps")
+        assert {end.code for reader in asleep if isinstance(end := first[reader].end, Closed)} == {4408}
+        assert first[swift].end is None
+        await settle(recorder, [ROOM])
+        assert check(standing(recorder.log)) == []
 
 
 def accounted_for(subscription: Subscription) -> int:

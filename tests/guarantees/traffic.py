@@ -15,7 +15,7 @@ from tests.guarantees.checker import Breach, check
 from tests.guarantees.claims.acceptance import acknowledged_is_heard
 from tests.guarantees.drafts import draft, drafts
 from tests.guarantees.publishers import RequestPublisher, SocketPublisher
-from tests.guarantees.readers import Reader
+from tests.guarantees.readers import Reader, reading
 from tests.guarantees.recorder import Recorder, now
 from tests.guarantees.records import FOREVER, HistoryRead, Revocation
 
@@ -103,7 +103,8 @@ class Traffic:
         async with asyncio.timeout(deadline):
             await asyncio.gather(*self._publishing)
         everybody = [*self.readers, *self.droppers]
-        await self.recorder.until(lambda: all(reader.stands for reader in everybody), "every reader", deadline)
+        for reader in everybody:
+            await reader.standing()
         await settle(self.recorder, self._chats, deadline)
         if self.recorder.log.poison:
             await self.recorder.read_dead_letters()
@@ -167,9 +168,7 @@ async def revoke_once(recorder: Recorder, user: str, chat: str, name: str, pause
         if (revocation.user, revocation.chat, revocation.again_at) == (user, chat, FOREVER):
             recorder.log.revocations[place] = msgspec.structs.replace(revocation, again_at=again_at)
     reader = Reader(recorder, user, [chat], name)
-    listening = asyncio.create_task(reader.run())
-    try:
-        await recorder.until(lambda: reader.stands, f"{name} subscribed", 20)
+    async with reading(reader):
         await asyncio.sleep(pause)
         asked_at = now()
         answer = await recorder.insist("DELETE", "/permissions", params={"userId": user, "chatId": chat})
@@ -180,6 +179,3 @@ async def revoke_once(recorder: Recorder, user: str, chat: str, name: str, pause
         await recorder.publish(draft(chat, f"{name} after {asked_at}"), user)
         await recorder.read_history(chat, user=user)
         await recorder.until(lambda: reader.is_out, f"`revoked` for {name}", 20)
-    finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)

@@ -9,11 +9,11 @@ Rules:
 - a pipe that closes is no error; Ctrl-C ends the process by its signal, so that it ends a shell's loop, too.
 """
 
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -36,6 +36,8 @@ def start(
 ) -> None:
     """A WebSocket notification service in which every message has a number, and every number can be fetched."""
     if version:
+        from importlib import metadata
+
         typer.echo(metadata.version("tocsin"))
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -48,6 +50,9 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a message may have what the terminal has not
     sys.exit(run(sys.argv[1:]))
 
 

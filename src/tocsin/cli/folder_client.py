@@ -5,11 +5,10 @@
 Rules:
 - the engine holds the folder meanwhile, as a service would: a second process is refused;
 - what was accepted and not yet processed is processed (nobody is connected to hear it), as at any start;
-- nothing expires here: how long messages are kept is the service's to say (TOCSIN_RETENTION, where it is a variable).
+- nothing expires here; what is older than TOCSIN_RETENTION, or 30 days, is not shown.
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -18,9 +17,9 @@ from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 
 import structlog
+from msgspec.structs import replace
 
 from tocsin.bus import DeadLetter
-from tocsin.cli import values
 from tocsin.cli.client import LARGEST_PAGE, Grant, Letter, Revocation, Wanted
 from tocsin.cli.failure import Failure, Refused
 from tocsin.cli.printing import say
@@ -46,15 +45,17 @@ OWNER: Final = Identity(user_id="admin", scopes=SCOPES, expires_at=1 << 62)
 class FolderClient:
     """`Administration` on a folder; a context, which holds the folder."""
 
-    def __init__(self, data: Path) -> None:
-        self._data: Final = data
+    def __init__(self, data: Path, *, retention: int | None) -> None:
+        """`retention` in milliseconds, where the service's is known."""
+        settings = EmbeddedSettings(data=data)
+        self._settings: Final = settings if retention is None else replace(settings, retention=retention)
 
     def __enter__(self) -> Self:
         # A warning of the engine's must not stand among the answers.
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         self._runner = asyncio.Runner()
         try:
-            self._engine, self._service = self._runner.run(_open(self._data))
+            self._engine, self._service = self._runner.run(_open(self._settings))
         except (FolderError, KeysUnusable) as error:
             self._runner.close()
             raise Failure(str(error)) from error
@@ -123,7 +124,7 @@ class FolderClient:
         return self._run(self._purge(letter_ids))
 
     async def _dead_letters(self, queue: str | None, limit: int) -> Sequence[DeadLetter]:
-        named = next((each for each in QUEUES if each.name == queue), None)
+        named = next((each for each in QUEUES if queue in (each.name, each.dead_letters)), None)
         return await self._engine.bus.dead_letters(named, limit=limit)
 
     async def _replay(self, letter_ids: Sequence[str] | None) -> int:
@@ -140,13 +141,10 @@ class FolderClient:
         return [letter.letter_id for letter in await self._engine.bus.dead_letters(limit=_EVERY)]
 
 
-async def _open(data: Path) -> tuple[EmbeddedEngine, Service]:
-    settings = EmbeddedSettings(data=data)
-    if retention := os.environ.get("TOCSIN_RETENTION"):
-        settings = EmbeddedSettings(data=data, retention=values.duration(retention))
+async def _open(settings: EmbeddedSettings) -> tuple[EmbeddedEngine, Service]:
     engine = EmbeddedEngine(settings, frame=bytes)  # nobody is connected: no frame is ever made
     try:
-        files = FileKeys(data / "keys")
+        files = FileKeys(settings.data / "keys")
         tokens = TokenCheck(await Keys.open(files, say, time.time_ns() // 1_000_000), RULES)
         service = Service(engine.protocols, tokens)
         engine.start()

@@ -9,6 +9,8 @@ Rules:
 """
 
 import time
+from collections.abc import Generator
+from contextlib import closing
 from random import SystemRandom
 from typing import Annotated, Final
 
@@ -105,37 +107,21 @@ class Follower:
 
     def follow(self) -> None:
         """Prints what comes over one connection. Ends with `Dropped`, or with a `Failure`."""
-        # Imported late: it takes longer than the rest of the command line.
-        from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-        from websockets.sync.client import connect
-
         self.tries += 1
         try:
             url, headers = self._client.stream(
                 {"chatId": self._chat_id, "lastSequence": self._last, "epoch": self._epoch}
             )
-            with connect(url, additional_headers=headers, proxy=None, compression=None, close_timeout=1) as connection:
+            with closing(_frames(url, headers)) as frames:
+                text = next(frames)
                 while True:
-                    text = connection.recv(decode=False)
-                    answer = self._take(text, headers)
-                    if answer is not None:
-                        connection.send(answer)
-        except ConnectionClosed as closed:
-            raise _after_close(
-                closed.rcvd.code if closed.rcvd else None, closed.rcvd.reason if closed.rcvd else ""
-            ) from None
-        except InvalidStatus as refused:
-            raise _after_refusal(
-                refused.response.status_code, refused.response.body, refused.response.headers.get("Retry-After")
-            ) from None
+                    text = frames.send(self._take(text, headers))
         except Unreachable as error:
             raise Dropped(error.message.rstrip(".")) from error
         except Refused as error:
             if beyond_repeating(error.code):
                 raise
             raise Dropped(error.message, error.retry_after or 0) from error
-        except (OSError, WebSocketException) as error:
-            raise Dropped(reason(error)) from error
 
     def _take(self, text: bytes, headers: dict[str, str]) -> bytes | None:
         """What to answer, if anything."""
@@ -178,7 +164,7 @@ class Follower:
             missing = frame.to - frame.first + 1
             wanted = Wanted(chat_id=self._chat_id, first=frame.first, last=frame.to)
             for body in self._client.history(wanted):
-                self._print(body, _frame_number(body))
+                self._print(body, _number(body))
                 missing -= 1
             if missing:
                 say(f"{missing} of the numbers {frame.first} to {frame.to} are no longer there")
@@ -189,8 +175,34 @@ class _Numbered(msgspec.Struct, rename="camel"):
     sequence_number: int | None = None
 
 
-def _frame_number(body: bytes) -> int | None:
+def _number(body: bytes) -> int | None:
     return msgspec.json.decode(body, type=_Numbered).sequence_number
+
+
+def _frames(url: str, headers: dict[str, str]) -> Generator[bytes, bytes | None]:
+    """The texts of one connection; what is sent to the generator, it sends. Whatever ends it is `Dropped` or a `Failure`.
+
+    The network's errors are told apart here from those of stdout, where a closed pipe is the end.
+    """
+    # Imported late: it takes as long as all the rest of the command line.
+    from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+    from websockets.sync.client import connect
+
+    try:
+        with connect(url, additional_headers=headers, proxy=None, compression=None, close_timeout=1) as connection:
+            while True:
+                answer = yield connection.recv(decode=False)
+                if answer is not None:
+                    connection.send(answer, text=True)
+    except ConnectionClosed as closed:
+        raise _after_close(
+            closed.rcvd.code if closed.rcvd else None, closed.rcvd.reason if closed.rcvd else ""
+        ) from None
+    except InvalidStatus as refused:
+        answered = refused.response
+        raise _after_refusal(answered.status_code, answered.body, answered.headers.get("Retry-After")) from None
+    except (OSError, WebSocketException) as error:
+        raise Dropped(reason(error)) from error
 
 
 def _after_close(code: int | None, why: str) -> Dropped | Failure:

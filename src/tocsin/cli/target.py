@@ -5,10 +5,10 @@ a folder -> AdminClient if a service holds it (its admin.sock answers), else Fol
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import typer
 
@@ -16,7 +16,9 @@ from tocsin.cli import values
 from tocsin.cli.client import Administration, Client
 from tocsin.cli.credentials import Token
 from tocsin.cli.failure import Failure, server_packages
-from tocsin.cli.rest_client import AdminClient, RestClient, UnixConnection, UrlClient
+from tocsin.cli.rest_client import AdminClient, RestClient, UnixConnection, UrlClient, reason
+
+T = TypeVar("T")
 
 _PANEL: Final = "Which service"
 
@@ -82,7 +84,7 @@ def administration_of(data: Path | None) -> Iterator[Administration]:
         raise Failure(f"{folder} is not the folder of a service; name it with --data, or a running one with --url.")
     with server_packages():
         from tocsin.cli.folder_client import FolderClient
-    with FolderClient(folder) as opened:
+    with FolderClient(folder, retention=_variable("TOCSIN_RETENTION", values.duration)) as opened:
         yield opened
 
 
@@ -90,13 +92,15 @@ def _address(url: str | None, data: Path | None) -> str | None:
     """What a person says counts before what a variable says."""
     if url is not None and data is not None:
         raise typer.BadParameter("it cannot be given together with --data.", param_hint="--url")
-    if url is None and data is None and (variable := os.environ.get("TOCSIN_URL")):
-        try:
-            return values.service_url(variable)
-        except typer.BadParameter as error:
-            error.param_hint = "TOCSIN_URL"
-            raise
-    return url
+    return _variable("TOCSIN_URL", values.service_url) if url is None and data is None else url
+
+
+def _variable(name: str, parse: Callable[[str], T]) -> T | None:
+    try:
+        return parse(value) if (value := os.environ.get(name)) else None
+    except typer.BadParameter as error:
+        error.param_hint = name
+        raise
 
 
 def _folder(data: Path | None) -> Path:
@@ -111,6 +115,8 @@ def _admin(folder: Path) -> AdminClient | None:
         connection.connect()
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise Failure(f"{path}: {reason(error)}.") from error
     finally:
         connection.close()
     return AdminClient(path)

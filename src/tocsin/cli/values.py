@@ -12,7 +12,6 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
-from tocsin.failpoints import Failpoints
 from tocsin.message import is_chat_id, is_printable_id, is_user_id, parse_rfc3339, rfc3339
 from tocsin.roles import RANK
 from tocsin.topology import QUEUES
@@ -137,6 +136,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def failpoints(text: str) -> str:
+    from tocsin.failpoints import Failpoints  # brings asyncio along, and is hardly ever needed
+
     try:
         Failpoints(text)
     except ValueError as error:
@@ -163,7 +164,10 @@ audience: Final = one_of(re.compile(r"[!-~]{1,512}", re.ASCII).fullmatch, "an au
 log_format: Final = one_of({"text", "json"}.__contains__, "text or json")
 message_type: Final = one_of({"standard", "fifo"}.__contains__, "standard or fifo")
 role: Final = one_of(RANK.__contains__, "owner, admin, member or reader")
-queue: Final = one_of({each.name for each in QUEUES}.__contains__, ", ".join(each.name for each in QUEUES))
+queue: Final = one_of(
+    {name for each in QUEUES for name in (each.name, each.dead_letters)}.__contains__,
+    "one of " + ", ".join(each.name for each in QUEUES),
+)
 chat_id: Final = one_of(is_chat_id, "1 to 128 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
 user_id: Final = one_of(is_user_id, "1 to 120 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
 printable_id: Final = one_of(is_printable_id, "1 to 128 printable ASCII characters")

@@ -19,7 +19,7 @@ from tocsin.clock import Clock
 from tocsin.errors import CloseCode, Refusal, forbidden
 from tocsin.failpoints import Failpoints
 from tocsin.identity import Identity, TokenCheck
-from tocsin.message import MAX_MESSAGE_BYTES, read_back
+from tocsin.message import MAX_MESSAGE_BYTES, read_back, rfc3339
 from tocsin.tables import Head, Messages, Numbers
 
 MAX_REPLAY_MESSAGES: Final = 10_000
@@ -91,10 +91,7 @@ class ConnectionHandler:
         request_id: str | None,
     ) -> None:
         """The missed messages, then `subscribed`, then live. Repeated without `last_sequence` it changes nothing."""
-        if last_sequence is None and await self._connections.is_live(connection_id, chat_id):
-            head = (await self._numbers.heads([chat_id]))[chat_id]
-            frame = _subscribed(connection_id, chat_id, head, request_id, recovered=True)
-            await self._clients.send(connection_id, [frame])
+        if last_sequence is None and await self._confirm(connection_id, chat_id, request_id):
             return
         (subscription,) = await self._connections.subscribe(connection_id, [chat_id])
         if isinstance(subscription, Refusal):
@@ -105,6 +102,16 @@ class ConnectionHandler:
             if await self._connections.stands(subscription):
                 await self._connections.leave(connection_id, chat_id)
             raise
+
+    async def _confirm(self, connection_id: str, chat_id: str, request_id: str | None) -> bool:
+        """Answers for a subscription that is live already; whether it is."""
+        if not await self._connections.is_live(connection_id, chat_id):
+            return False
+        head = (await self._numbers.heads([chat_id]))[chat_id]
+        if not await self._connections.is_live(connection_id, chat_id):
+            return False  # revoked meanwhile
+        frame = _subscribed(connection_id, chat_id, head, request_id, recovered=True)
+        return await self._clients.send(connection_id, [frame])
 
     async def _bring_up(
         self, subscription: Subscription, last_sequence: int | None, epoch: str | None, request_id: str | None
@@ -202,7 +209,7 @@ class ConnectionHandler:
         return identity
 
     async def ping(self, connection_id: str, request_id: str | None) -> None:
-        pong = _answer("pong", request_id, connectionId=connection_id, time=self._clock.now())
+        pong = _answer("pong", request_id, connectionId=connection_id, time=rfc3339(self._clock.now()).decode())
         await self._clients.send(connection_id, [pong])
 
     async def expire(self) -> None:

@@ -22,8 +22,8 @@ import structlog
 from tocsin.bus import Receipt
 from tocsin.clients import Connection, Socket
 from tocsin.components.connection_handler import error_frame
-from tocsin.components.websocket_authorizer import Authorization, ConnectRequest
-from tocsin.errors import Refusal, invalid
+from tocsin.components.websocket_authorizer import Authorization
+from tocsin.errors import Refusal
 from tocsin.gateways.actions import (
     Action,
     Ping,
@@ -35,6 +35,7 @@ from tocsin.gateways.actions import (
     decode,
     readable_ids,
 )
+from tocsin.gateways.connect_request import read_connect_request
 from tocsin.gateways.frames import text_frame
 from tocsin.gateways.handshake import UpgradeRequest
 from tocsin.gateways.websocket import Accepted, WebSocketConnection, log_failure
@@ -47,8 +48,6 @@ log = structlog.get_logger(__name__)
 
 #: Texts that may wait behind an action before the connection is no longer read.
 MAX_BACKLOG: Final = 256
-SUBPROTOCOLS: Final = ("tocsin.v1", "tocsin")
-BEARER: Final = "bearer."
 
 
 class Sockets(Protocol):
@@ -105,7 +104,7 @@ class Conversations:
             raise
 
     async def _authorize(self, request: UpgradeRequest, peer: str) -> Accepted:
-        wanted, subprotocol = _connect_request(request)
+        wanted, subprotocol = read_connect_request(request)
         authorization = await self._service.websocket_authorizer.authorize(wanted)
         origin = request.header("origin")
         if origin is not None and self._allowed_origins and origin not in self._allowed_origins:
@@ -321,42 +320,6 @@ class Conversations:
             connection.pause_reading()
         while self._offers or self._tasks:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
-
-
-def _connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str | None]:
-    """What the upgrade asks for, and the subprotocol that it is answered with."""
-    values: dict[str, list[str]] = {}
-    for name, value in request.query:
-        values.setdefault(name, []).append(value)
-    for name in ("ticket", "token", "userId", "lastSequence", "epoch"):
-        if len(values.get(name, ())) > 1:
-            raise invalid(name, "It may be given once.")
-    offered = request.subprotocols()
-    bearers = [offer.removeprefix(BEARER) for offer in offered if offer.startswith(BEARER)]
-    subprotocol = next((name for name in SUBPROTOCOLS if name in offered), None)
-    authorization = request.header_values("authorization")
-    if len(authorization) > 1:
-        raise Refusal("bad_request", "There is more than one Authorization header.")
-    scheme, _, credentials = (authorization[0] if authorization else "").partition(" ")
-    tokens = [credentials.strip()] if scheme.lower() == "bearer" else []
-    if subprotocol is not None:
-        tokens += bearers
-    tokens += values.get("token", ())
-
-    def one(name: str) -> str | None:
-        return values[name][0] if name in values else None
-
-    return (
-        ConnectRequest(
-            ticket=one("ticket"),
-            token=tokens[0] if tokens else None,
-            user_id=one("userId"),
-            chat_ids=tuple(values.get("chatId", ())),
-            last_sequence=one("lastSequence"),
-            epoch=one("epoch"),
-        ),
-        subprotocol,
-    )
 
 
 def _ack(request_id: str, receipt: Receipt) -> bytes:

@@ -244,7 +244,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 COMMON: Final = ("bad_request", "invalid_argument", "rate_limited", "internal", "unavailable")
 UNIDENTIFIED: Final = ("unauthorized", "invalid_token", "token_expired")
 _JSON: Final = ("invalid_json", "message_too_large", "unsupported_media_type")
-_PUBLISH: Final = (*_JSON, "forbidden", "insufficient_storage")
 _PERMISSION: Final = ("forbidden", "last_owner", "insufficient_storage")
 CONNECTION: Final = "/@connections/{connectionId}"
 
@@ -258,7 +257,7 @@ ROUTES: Final = (
         body=PublishRequest,
         headers=("Idempotency-Key",),
         answer=Published,
-        refusals=(*_PUBLISH, "idempotency_conflict"),
+        refusals=(*_JSON, "forbidden", "idempotency_conflict", "insufficient_storage"),
         scope="publish:any",
     ),
     Route(
@@ -269,7 +268,7 @@ ROUTES: Final = (
         body=PublishBatch,
         max_body=MAX_BATCH_BYTES,
         answer=BatchResults,
-        refusals=_PUBLISH,
+        refusals=(*_JSON, "insufficient_storage"),  # the entries' own stand in the answer
         scope="publish:any",
     ),
     Route(

@@ -23,6 +23,7 @@ import structlog
 from tocsin.bus import Receipt
 from tocsin.clock import Clock
 from tocsin.engines.embedded.chats import ORDINAL_MASK, Chat, Chats
+from tocsin.engines.embedded.checkpoints import Checkpoints
 from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.engines.embedded.dedupe import Claims
 from tocsin.engines.embedded.sql import QUERY
@@ -43,8 +44,6 @@ MAX_BATCH: Final = 4_000
 MAX_UNMOVED: Final = 500_000
 #: How often a full disk is tried again.
 FULL_RETRY_SECONDS: Final = 1.0
-#: A write-ahead log of this size is copied back before it grows on.
-WAL_BYTES: Final = 64 * 1024 * 1024
 
 
 class _Append:
@@ -104,9 +103,7 @@ class GroupCommit:
         self._tasks: list[_Task[object]] = []
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "tocsin-writer")
-        self._checkpoint_thread = ThreadPoolExecutor(1, "tocsin-checkpoint")
-        self._checkpointing: asyncio.Future[None] | None = None
-        self._restart_wal = False
+        self._checkpoints = Checkpoints(folder, self._thread)
         self._full_until: float | None = None
         self._stopping = False
         self.unmoved = 0
@@ -132,10 +129,8 @@ class GroupCommit:
         self._wake.set()
         if self._runner is not None:
             await asyncio.wait([self._runner])
-        if self._checkpointing is not None:
-            await asyncio.wait([self._checkpointing])
+        await self._checkpoints.stop()
         self._thread.shutdown()
-        self._checkpoint_thread.shutdown()
 
     @property
     def is_running(self) -> bool:
@@ -219,7 +214,7 @@ class GroupCommit:
                 return
             # The commit stands all the same: its publishers have heard "unknown", its messages go their way.
         self._settle(appends, tasks, draft, now, began)
-        await self._tend_wal()
+        await self._checkpoints.tend()
 
     def _take(self) -> list[_Append]:
         count = 0
@@ -367,28 +362,6 @@ class GroupCommit:
                 self._full_until = None
             else:
                 self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
-
-    # -- the write-ahead log -------------------------------------------------------------------------------------------
-
-    async def _tend_wal(self) -> None:
-        """A long write-ahead log is copied back on another connection while commits go on, until little is left; that
-        is copied between two commits, so that the next one begins the file anew."""
-        loop = asyncio.get_running_loop()
-        if self._restart_wal:
-            self._restart_wal = False
-            try:
-                await loop.run_in_executor(self._thread, self._folder.finish_checkpoint)
-            except apsw.Error as error:
-                log.warning("a checkpoint could not be finished", error=str(error))
-        elif (self._checkpointing is None or self._checkpointing.done()) and self._folder.wal_bytes() > WAL_BYTES:
-            self._checkpointing = loop.run_in_executor(self._checkpoint_thread, self._folder.checkpoint)
-            self._checkpointing.add_done_callback(self._checkpointed)
-
-    def _checkpointed(self, done: "asyncio.Future[None]") -> None:
-        if (error := done.exception()) is None:
-            self._restart_wal = True
-        else:
-            log.warning("a checkpoint failed", error=str(error))
 
 
 class _Draft:

@@ -1,0 +1,49 @@
+"""Keeps the write-ahead log short without keeping commits waiting.
+
+    GroupCommit, between two commits -> tend -> a checkpoint beside the writer -> its rest in the writer's turn
+
+Rule: most of a long log is copied back on another connection while commits go on, until little is left; that is copied
+between two commits, so that the next one begins the file anew.
+"""
+
+import asyncio
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Final
+
+import structlog
+
+from tocsin.engines.embedded.data_folder import DataFolder
+
+log = structlog.get_logger(__name__)
+
+#: A write-ahead log of this size is copied back before it grows on.
+WAL_BYTES: Final = 64 * 1024 * 1024
+
+
+class Checkpoints:
+    def __init__(self, folder: DataFolder, writer: Executor) -> None:
+        self._folder = folder
+        self._writer = writer
+        self._thread = ThreadPoolExecutor(1, "tocsin-checkpoint")
+        self._running: asyncio.Future[None] | None = None
+        self._is_rest_due = False
+
+    async def tend(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._is_rest_due:
+            self._is_rest_due = False
+            await loop.run_in_executor(self._writer, self._folder.finish_checkpoint)
+        elif (self._running is None or self._running.done()) and self._folder.wal_bytes() > WAL_BYTES:
+            self._running = loop.run_in_executor(self._thread, self._folder.checkpoint)
+            self._running.add_done_callback(self._ended)
+
+    def _ended(self, done: "asyncio.Future[None]") -> None:
+        if (error := done.exception()) is None:
+            self._is_rest_due = True
+        else:
+            log.warning("a checkpoint failed", error=str(error))
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            await asyncio.wait([self._running])
+        self._thread.shutdown()

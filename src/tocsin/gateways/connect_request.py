@@ -1,0 +1,52 @@
+"""What an upgrade's URL and headers ask for (WIRE.md, WebSocket).
+
+    conversation -> read_connect_request -> websocket_authorizer
+
+Rule: of several credentials the first counts: ticket, Authorization, subprotocol, token. What is given twice is refused.
+"""
+
+from typing import Final
+
+from tocsin.components.websocket_authorizer import ConnectRequest
+from tocsin.errors import Refusal, invalid
+from tocsin.gateways.handshake import UpgradeRequest
+
+#: What the upgrade is answered with, the first that is offered.
+SUBPROTOCOLS: Final = ("tocsin.v1", "tocsin")
+BEARER: Final = "bearer."
+
+
+def read_connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str | None]:
+    """What the upgrade asks for, and the subprotocol that it is answered with."""
+    values: dict[str, list[str]] = {}
+    for name, value in request.query:
+        values.setdefault(name, []).append(value)
+    for name in ("ticket", "token", "userId", "lastSequence", "epoch"):
+        if len(values.get(name, ())) > 1:
+            raise invalid(name, "It may be given once.")
+    offered = request.subprotocols()
+    bearers = [offer.removeprefix(BEARER) for offer in offered if offer.startswith(BEARER)]
+    subprotocol = next((name for name in SUBPROTOCOLS if name in offered), None)
+    authorization = request.header_values("authorization")
+    if len(authorization) > 1:
+        raise Refusal("bad_request", "There is more than one Authorization header.")
+    scheme, _, credentials = (authorization[0] if authorization else "").partition(" ")
+    tokens = [credentials.strip()] if scheme.lower() == "bearer" else []
+    if subprotocol is not None:
+        tokens += bearers
+    tokens += values.get("token", ())
+
+    def one(name: str) -> str | None:
+        return values[name][0] if name in values else None
+
+    return (
+        ConnectRequest(
+            ticket=one("ticket"),
+            token=tokens[0] if tokens else None,
+            user_id=one("userId"),
+            chat_ids=tuple(values.get("chatId", ())),
+            last_sequence=one("lastSequence"),
+            epoch=one("epoch"),
+        ),
+        subprotocol,
+    )

@@ -1,0 +1,48 @@
+"""Every engine passes the same suite: its stand is a parameter."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conformance.embedded import EmbeddedHarness
+from tests.conformance.harness import Harness
+from tocsin.engines.file_keys import FileKeys
+
+MakeHarness = Callable[[Path], Harness]
+HARNESSES: Final[Mapping[str, Callable[[Path, FileKeys], Harness]]] = {"embedded": EmbeddedHarness}
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> FileKeys:
+    """The issuer of all tokens: making its key takes a moment."""
+    return FileKeys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(params=HARNESSES)
+def make_harness(request: pytest.FixtureRequest, files: FileKeys) -> MakeHarness:
+    make = HARNESSES[request.param]
+    return lambda path: make(path, files)
+
+
+@pytest.fixture
+async def stand(make_harness: MakeHarness, tmp_path: Path) -> AsyncIterator[Harness]:
+    """Not started yet."""
+    harness = make_harness(tmp_path)
+    yield harness
+    await harness.stop()
+
+
+@pytest.fixture
+async def harness(stand: Harness) -> Harness:
+    """The engine with the whole service on it."""
+    await stand.start()
+    return stand
+
+
+@pytest.fixture
+async def bare(stand: Harness) -> Harness:
+    """The engine alone: its queues are emptied, and nothing else is done."""
+    await stand.start(consumers={})
+    return stand
