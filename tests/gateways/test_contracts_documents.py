@@ -257,9 +257,8 @@ async def test_a_running_service_speaks_as_is_described(doors: Doors, asyncapi: 
     assert (await hear(peer, "ack"))["requestId"] == "r"
 
     payload = {"chatId": ROOM, "eventType": "chat", "content": "x"}
-    await say(
-        peer, action="sendMessage", payload=payload, messageType="fifo", requestId="1", messageDeduplicationId="d"
-    )
+    fifo = {"action": "sendMessage", "messageType": "fifo"}
+    await say(peer, **fifo, payload=payload, requestId="1", messageDeduplicationId="d")
     assert (await hear(peer, "ack"))["duplicate"] is False
     assert (await hear(peer, "message"))["sequenceNumber"] == 1
     await say(peer, **fifo, payload={**payload, "content": POISON})

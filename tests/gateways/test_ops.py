@@ -9,7 +9,7 @@ import pytest
 
 from tests.gateways.doors import Doors, body_of, opened, problem_of
 from tocsin.engines.file_keys import FileKeys
-from tocsin.gateways.asgi import Shell
+from tocsin.gateways.asgi import Answer, Request, Resource, Shell
 from tocsin.topology import QUEUES
 
 
@@ -84,8 +84,6 @@ async def test_none_of_it_is_on_the_public_port(doors: Doors) -> None:
 
 
 async def test_a_defect_is_answered_and_the_next_request_too(capsys: pytest.CaptureFixture[str]) -> None:
-    from tocsin.gateways.asgi import Answer, Request, Resource
-
     async def fail(request: Request) -> Answer:
         raise ZeroDivisionError("private")
 

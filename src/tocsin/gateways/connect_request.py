@@ -2,7 +2,7 @@
 
     conversation -> read_connect_request -> websocket_authorizer
 
-Rule: of several credentials the first counts: ticket, Authorization, subprotocol, token. What is given twice is refused.
+Rule: of several credentials the first counts: ticket, Authorization, subprotocol, token. What comes twice is refused.
 """
 
 from typing import Final

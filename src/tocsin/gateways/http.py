@@ -21,7 +21,7 @@ from tocsin.components.message_retrieval import Range
 from tocsin.errors import CloseCode, Refusal, invalid
 from tocsin.gateways import batch, openapi, routes
 from tocsin.gateways.asgi import Answer, Header, Query, Request, Resource, Shell, answer_json, refusal_answer
-from tocsin.gateways.conversation import _connect_request as connect_request
+from tocsin.gateways.connect_request import read_connect_request as connect_request
 from tocsin.gateways.cursors import Cursors, Question
 from tocsin.gateways.handshake import UpgradeRequest
 from tocsin.gateways.routes import (

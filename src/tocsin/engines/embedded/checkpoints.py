@@ -10,6 +10,7 @@ import asyncio
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final
 
+import apsw
 import structlog
 
 from tocsin.engines.embedded.data_folder import DataFolder
@@ -32,7 +33,10 @@ class Checkpoints:
         loop = asyncio.get_running_loop()
         if self._is_rest_due:
             self._is_rest_due = False
-            await loop.run_in_executor(self._writer, self._folder.finish_checkpoint)
+            try:
+                await loop.run_in_executor(self._writer, self._folder.finish_checkpoint)
+            except apsw.Error as error:
+                log.warning("a checkpoint could not be finished", error=str(error))
         elif (self._running is None or self._running.done()) and self._folder.wal_bytes() > WAL_BYTES:
             self._running = loop.run_in_executor(self._thread, self._folder.checkpoint)
             self._running.add_done_callback(self._ended)
