@@ -143,6 +143,14 @@ def read_back(body: bytes, position: int = 0) -> Message:
     )
 
 
+def erase(body: bytes) -> bytes:
+    """The same message without what was published: its row and its number stay."""
+    message = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    chat_id = read_back(body).chat_id
+    message["payload"] = msgspec.Raw(msgspec.json.encode({"chatId": chat_id, "eventType": "erased", "content": None}))
+    return msgspec.json.encode(message)
+
+
 _payload_decoder = msgspec.json.Decoder(Payload)
 #: The envelope around a payload without any of the caller's text, for the largest number there can be.
 _ENVELOPE_BYTES: Final = (

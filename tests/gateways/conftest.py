@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import uvloop
+from starlette.types import ASGIApp
 
 from tests.gateways.echo import Echo, Time, count_ids, echo_body
 from tests.gateways.peer import Peer
@@ -31,11 +32,13 @@ def time() -> Time:
 
 @pytest.fixture
 async def start_front(echo: Echo, time: Time) -> AsyncIterator[StartFront]:
-    """Starts a front with the given settings; its port is `echo.port`."""
+    """Starts a front with the given settings, clock, HTTP application; its port is `echo.port`."""
     async with AsyncExitStack() as stack:
 
-        async def start(settings: FrontSettings | None = None, clock: Callable[[], float] = time) -> Front:
-            front = Front(echo_body, echo, new_id=count_ids(), settings=settings, clock=clock)
+        async def start(
+            settings: FrontSettings | None = None, clock: Callable[[], float] = time, http: ASGIApp = echo_body
+        ) -> Front:
+            front = Front(http, echo, new_id=count_ids(), settings=settings, clock=clock)
             echo.port = await front.start("127.0.0.1", 0)
             stack.push_async_callback(front.stop, 0.2)
             return front

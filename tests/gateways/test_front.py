@@ -207,7 +207,7 @@ async def test_what_is_no_http_is_answered_400_at_once(front: Front, connect: Co
 
 
 @pytest.fixture
-async def held(echo: Echo, time: Time) -> AsyncIterator[tuple[Front, asyncio.Event]]:
+async def held(start_front: StartFront) -> AsyncIterator[tuple[Front, asyncio.Event]]:
     """A front whose HTTP application answers only when it may."""
     may_answer = asyncio.Event()
 
@@ -215,11 +215,8 @@ async def held(echo: Echo, time: Time) -> AsyncIterator[tuple[Front, asyncio.Eve
         await may_answer.wait()
         await echo_body(scope, receive, send)
 
-    front = Front(hold, echo, new_id=count_ids(), clock=time)
-    echo.port = await front.start("127.0.0.1", 0)
-    yield front, may_answer
+    yield await start_front(http=hold), may_answer
     may_answer.set()
-    await front.stop(1)
 
 
 async def test_garbage_behind_a_request_does_not_deny_what_the_request_did(
@@ -262,16 +259,15 @@ async def test_a_body_that_the_application_does_not_read_is_not_called_slow(
     await sending
 
 
-async def test_a_client_that_takes_no_answer_is_cut_after_30_seconds(time: Time, connect: Connect, echo: Echo) -> None:
-    async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+async def test_a_client_that_takes_no_answer_is_cut_after_30_seconds(
+    start_front: StartFront, time: Time, connect: Connect
+) -> None:
+    async def pour(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        while True:
+        while front.uvicorn.connections:
             await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
-            if front.uvicorn.connections == set():
-                return
 
-    front = Front(flood, new_id=count_ids(), clock=time)
-    echo.port = await front.start("127.0.0.1", 0)
+    front = await start_front(http=pour)
     peer = await connect(receive_buffer=4_096)
     await peer.send(GET)
     await eventually(lambda: any(http.flow.write_paused for http in front.http_connections()))
@@ -279,7 +275,6 @@ async def test_a_client_that_takes_no_answer_is_cut_after_30_seconds(time: Time,
     assert front.uvicorn.connections
     time.pass_by(3, front.sweep)
     await eventually(lambda: not front.uvicorn.connections and not front.uvicorn.tasks)
-    await front.stop(1)
 
 
 async def test_an_idle_connection_is_closed(start_front: StartFront, connect: Connect) -> None:

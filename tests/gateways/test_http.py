@@ -17,7 +17,8 @@ from tocsin.errors import STATUS, Refusal
 from tocsin.gateways import batch
 from tocsin.gateways.asgi import ALLOWED_HEADERS
 from tocsin.gateways.cursors import Cursors, Question
-from tocsin.gateways.routes import MAX_BATCH, ROUTES
+from tocsin.gateways.records import MAX_BATCH
+from tocsin.gateways.routes import ROUTES
 from tocsin.message import parse_rfc3339
 
 ROOM = "chat-abc123"

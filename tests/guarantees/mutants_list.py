@@ -11,6 +11,7 @@ CLAIMS: Final = "tests/guarantees/claims"
 CHECKER: Final = "tests/guarantees/test_checker.py"
 POWER_CUT: Final = "tests/guarantees/test_power_cut.py"
 FIREHOSE: Final = "tests/guarantees/test_resume.py::test_resume_and_sync_under_a_firehose_leave_no_hole"
+NEXT: Final = "tests/guarantees/test_resume.py::test_who_is_subscribed_hears_what_is_published_next"
 LONG_LOG: Final = "tests/guarantees/test_process.py::test_it_is_back_at_once_with_a_long_unmoved_log"
 REVOCATIONS: Final = "tests/guarantees/test_revocation.py::test_a_hundred_revocations_under_load_hold"
 SLOW_READER: Final = "tests/guarantees/test_slow_reader.py"
@@ -86,7 +87,7 @@ MUTANTS: Final = [
                 'audience, self._early = getattr(self, "_early", {}), await self._connections.audience(',
             ),
         ),
-        test=FIREHOSE,
+        test=NEXT,
     ),
     Mutant(
         name="a new number on retry",
@@ -119,8 +120,8 @@ MUTANTS: Final = [
         file=f"{COMPONENTS}/connection_handler.py",
         edits=(
             (
-                "self._replay(subscription, head.sequence, resume,",
-                "self._replay(subscription, head.sequence - 1, resume,",
+                "self._replay(subscription, resume.first, head.sequence)",
+                "self._replay(subscription, resume.first, head.sequence - 1)",
             ),
         ),
         test=FIREHOSE,
@@ -134,7 +135,12 @@ MUTANTS: Final = [
     Mutant(
         name="a dead letter's gap one short",
         file=f"{EMBEDDED}/hub.py",
-        edits=(("room.cursor + 1, number - 1, 0)", "room.cursor + 1, number - 2, 0)"),),
+        edits=(
+            (
+                "gap = self._frame(_gap(room.chat_id, first, last, 0))",
+                "gap = self._frame(_gap(room.chat_id, first, last - 1, 0))",
+            ),
+        ),
         test=POISON,
     ),
     Mutant(

@@ -11,7 +11,7 @@ from tests.guarantees.drafts import draft, drafts
 from tests.guarantees.publishers import RequestPublisher, SocketPublisher
 from tests.guarantees.readers import Reader, reading
 from tests.guarantees.recorder import Recorder
-from tests.guarantees.records import Gap
+from tests.guarantees.records import Gap, Subscription
 from tests.guarantees.server import Service
 from tests.guarantees.traffic import ROOMS, settle
 
@@ -46,9 +46,30 @@ async def test_resume_and_sync_under_a_firehose_leave_no_hole(service: Service, 
             await reader.standing()
         await settle(recorder, ROOMS)
         assert check(recorder.log) == []
+    assert not any(isinstance(event, Gap) for each in recorder.log.subscriptions for event in each.events)
     resumed = [each for each in recorder.log.subscriptions if each.last is not None and each.start is not None]
     assert len(resumed) > 50
     assert all(each.start is not None and each.start.recovered for each in resumed)
+
+
+async def test_who_is_subscribed_hears_what_is_published_next(service: Service, recorder: Recorder) -> None:
+    """Nothing is told instead of being sent: nobody is slow here."""
+    room = ROOMS[0]
+    await service.start()
+    for count in range(40):
+        reader = Reader(recorder, "carol", [room], f"carol {count}")
+        async with reading(reader):
+            subscription = reader.subscriptions[room]
+            await recorder.publish(draft(room, f"numbered {count}"))
+            await recorder.publish(draft(room, f"plain {count}", message_type="standard"))
+            await recorder.until(partial(has_events, subscription, 3), "what was published next")
+            assert len(subscription.heard) == 2, subscription.events
+    await settle(recorder, [room])
+    assert check(recorder.log) == []
+
+
+def has_events(subscription: Subscription, count: int) -> bool:
+    return len(subscription.events) >= count
 
 
 async def resumed(recorder: Recorder, have: int, name: str, epoch: str | None = None) -> Reader:

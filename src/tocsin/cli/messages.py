@@ -125,7 +125,10 @@ def _given(content: str) -> str:
     """The argument, or what stands on stdin, without the line's end."""
     try:
         if content == "-":
-            return sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1).decode().removesuffix("\n")
+            given = sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1)
+            if len(given) > MAX_MESSAGE_BYTES:
+                raise typer.BadParameter(f"it has more than {MAX_MESSAGE_BYTES} bytes.", param_hint="CONTENT")
+            return given.decode().removesuffix("\n")
         content.encode()
     except UnicodeError:
         raise typer.BadParameter("it is not UTF-8.", param_hint="CONTENT") from None
@@ -137,7 +140,7 @@ def _content(text: str) -> object:
     if text.lstrip()[:1] in ("{", "["):
         try:
             json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
         return msgspec.Raw(text.strip().encode())
     return text

@@ -180,7 +180,7 @@ def _number(body: bytes) -> int | None:
 
 
 def _frames(url: str, headers: dict[str, str]) -> Generator[bytes, bytes | None]:
-    """The texts of one connection; what is sent to the generator, it sends. Whatever ends it is `Dropped` or a `Failure`.
+    """The texts of one connection; what the generator is sent, it sends. It ends with `Dropped`, or with a `Failure`.
 
     The network's errors are told apart here from those of stdout, where a closed pipe is the end.
     """

@@ -17,7 +17,7 @@ from tocsin.roles import RANK
 from tocsin.topology import QUEUES
 
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-#: 100 years: a time before it can be told from one that was meant in another unit.
+#: 100 years; more was meant in another unit.
 _LONGEST_MS: Final = 36_500 * 86_400_000
 _LARGEST: Final = 1e12
 _SWITCH: Final = {

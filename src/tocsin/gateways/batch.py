@@ -19,7 +19,7 @@ import msgspec
 from tocsin import strict_json
 from tocsin.bus import Receipt
 from tocsin.errors import Refusal, invalid
-from tocsin.gateways.routes import MAX_BATCH, BatchResults, Fault, Published, Refused
+from tocsin.gateways.records import MAX_BATCH, BatchResults, Fault, Published, Refused
 from tocsin.message import MAX_MESSAGE_BYTES, PublishRequest, rfc3339
 from tocsin.publishing import Answer
 

@@ -10,6 +10,8 @@ Rules:
 - An error is answered here only if nothing else is owed an answer: a 4xx says that nothing was done, and an earlier
   request on the same connection may be doing it.
 - `set_protocol` comes first and the bytes after it; then neither is lost.
+
+Long because who is counted, what is cut and how all ends are decisions over both kinds of connection at once.
 """
 
 import asyncio
@@ -273,6 +275,7 @@ class Front:
 
     async def stop(self, within: float, *, retry_within: float = 5.0) -> None:
         """Listen no more, let requests finish and WebSockets say goodbye; what is left after `within` s is cut."""
+        self._limit = 0  # who was accepted but is not here yet comes too late
         for server in self._servers:
             server.close()
         for path in self._paths:
@@ -290,16 +293,13 @@ class Front:
         except TimeoutError:
             self._abort()
             await self._empty.wait()
-        if self._timer is not None:
-            self._timer.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _abort(self) -> None:
-        for connection in (
-            *self.arrivals,
-            *self.keepalive.opening(),
-            *self.keepalive,
-            *self.http_connections(),
-        ):
+        here = (*self.arrivals, *self.keepalive.opening(), *self.keepalive, *self.http_connections())
+        for connection in here:
             connection.abort()
         for task in tuple(self.uvicorn.tasks):
             task.cancel()

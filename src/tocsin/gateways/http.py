@@ -19,33 +19,19 @@ from starlette.types import Receive, Scope, Send
 from tocsin import strict_json
 from tocsin.components.message_retrieval import Range
 from tocsin.errors import CloseCode, Refusal, invalid
-from tocsin.gateways import batch, openapi, routes
+from tocsin.gateways import batch, openapi, records
 from tocsin.gateways.asgi import Answer, Header, Query, Request, Resource, Shell, answer_json, refusal_answer
-from tocsin.gateways.connect_request import read_connect_request as connect_request
+from tocsin.gateways.connect_request import read_connect_request
 from tocsin.gateways.cursors import Cursors, Question
 from tocsin.gateways.handshake import UpgradeRequest
-from tocsin.gateways.routes import (
-    ROUTES,
-    ConnectionIdentity,
-    ConnectionState,
-    Grant,
-    GrantedPermission,
-    MessagesQuery,
-    MetricReport,
-    PermissionsPage,
-    PermissionsQuery,
-    Revocation,
-    RevokeQuery,
-    Route,
-    Ticket,
-    TicketRequest,
-)
+from tocsin.gateways.routes import MAX_BATCH_BYTES, ROUTES, Route
 from tocsin.identity import Identity
 from tocsin.message import MAX_MESSAGE_BYTES, PublishRequest, parse_rfc3339, rfc3339
 from tocsin.service import Service
 from tocsin.tables import Permission
 
 CONNECTIONS_SCOPE: Final = "connections:manage"
+TICKET_SECONDS: Final = 60
 #: API Gateway's names for what its management API refuses; others are bad requests below 500, and its own faults above.
 ERROR_TYPES: Final = {
     403: "ForbiddenException",
@@ -54,13 +40,13 @@ ERROR_TYPES: Final = {
     429: "LimitExceededException",
 }
 
-_publish: Final = msgspec.json.Decoder(PublishRequest)
-_grant: Final = msgspec.json.Decoder(Grant)
-_metrics: Final = msgspec.json.Decoder(MetricReport)
-_ticket: Final = msgspec.json.Decoder(TicketRequest)
-_messages_query: Final = Query(MessagesQuery)
-_permissions_query: Final = Query(PermissionsQuery)
-_revoke_query: Final = Query(RevokeQuery)
+_publish_body: Final = msgspec.json.Decoder(PublishRequest)
+_grant_body: Final = msgspec.json.Decoder(records.Grant)
+_metrics_body: Final = msgspec.json.Decoder(records.MetricReport)
+_ticket_body: Final = msgspec.json.Decoder(records.TicketRequest)
+_messages_query: Final = Query(records.MessagesQuery)
+_permissions_query: Final = Query(records.PermissionsQuery)
+_revoke_query: Final = Query(records.RevokeQuery)
 
 Identify = Callable[[Request], Awaitable[Identity]]
 Handler = Callable[[Identity, Request], Awaitable[Answer]]
@@ -140,7 +126,7 @@ class HttpApi:
     async def _publish(self, identity: Identity, request: Request) -> Answer:
         body = await request.json_body(MAX_MESSAGE_BYTES)
         request.refuse_query()
-        wanted = strict_json.decode(body, _publish)
+        wanted = strict_json.decode(body, _publish_body)
         key = _idempotency_key(request)
         try:
             receipt = await self._service.a2p_publisher.publish(identity, wanted, key)
@@ -149,7 +135,7 @@ class HttpApi:
         return answer_json(batch.published(receipt), 202)
 
     async def _publish_batch(self, identity: Identity, request: Request) -> Answer:
-        body = await request.json_body(routes.MAX_BATCH_BYTES)
+        body = await request.json_body(MAX_BATCH_BYTES)
         request.refuse_query()
         if _idempotency_key(request) is not None:
             raise invalid("Idempotency-Key", "The entries of a batch have their own messageDeduplicationId.")
@@ -192,14 +178,14 @@ class HttpApi:
     async def _grant(self, identity: Identity, request: Request) -> Answer:
         body = await request.json_body(MAX_MESSAGE_BYTES)
         request.refuse_query()
-        wanted = strict_json.decode(body, _grant)
+        wanted = strict_json.decode(body, _grant_body)
         granted = await self._service.chat_permission.grant(identity, wanted.user_id, wanted.chat_id, wanted.role)
         return answer_json(_permission(granted))
 
     async def _revoke(self, identity: Identity, request: Request) -> Answer:
         query = _revoke_query.decode(request)
         fence = await self._service.chat_permission.revoke(identity, query.user_id, query.chat_id)
-        return answer_json(Revocation(user_id=query.user_id, chat_id=query.chat_id, fence_sequence=fence))
+        return answer_json(records.Revocation(user_id=query.user_id, chat_id=query.chat_id, fence_sequence=fence))
 
     async def _list_permissions(self, identity: Identity, request: Request) -> Answer:
         query = _permissions_query.decode(request)
@@ -211,7 +197,7 @@ class HttpApi:
             identity, query.user_id, query.chat_id, after=after, limit=query.limit
         )
         return answer_json(
-            PermissionsPage(
+            records.PermissionsPage(
                 permissions=[_permission(row) for row in page.permissions],
                 next_start_key=None if page.next is None else self._cursors.seal(page.next, question),
             )
@@ -222,16 +208,16 @@ class HttpApi:
     async def _report_metrics(self, identity: Identity, request: Request) -> Answer:
         body = await request.json_body(MAX_MESSAGE_BYTES)
         request.refuse_query()
-        await self._service.metric_collector.collect(identity, strict_json.decode(body, _metrics).metrics)
+        await self._service.metric_collector.collect(identity, strict_json.decode(body, _metrics_body).metrics)
         return Answer(status=202)
 
     async def _offer_ticket(self, identity: Identity, request: Request) -> Answer:
         body = await request.json_body(MAX_MESSAGE_BYTES)
         request.refuse_query()
-        chat_ids = strict_json.decode(body, _ticket).chat_ids if body else None
+        chat_ids = strict_json.decode(body, _ticket_body).chat_ids if body else None
         chosen = None if chat_ids is None else frozenset(chat_ids)
         ticket = await self._service.chat_permission.offer_ticket(identity, chosen)
-        return answer_json(Ticket(ticket=ticket, expires_in=routes.TICKET_SECONDS))
+        return answer_json(records.Ticket(ticket=ticket, expires_in=TICKET_SECONDS))
 
     # -- connections ---------------------------------------------------------------------------------------------------
 
@@ -253,11 +239,11 @@ class HttpApi:
         connection = await self._service.engine.connections.get(request.rest)
         if connection is None:
             raise _gone()
-        state = ConnectionState(
+        state = records.ConnectionState(
             connected_at=rfc3339(connection.connected_at).decode(),
             # Its clock only goes on from sweep to sweep, and may be a little behind.
             last_active_at=rfc3339(max(connection.connected_at, connection.last_active_at)).decode(),
-            identity=ConnectionIdentity(source_ip=connection.source_ip, user_agent=connection.user_agent),
+            identity=records.ConnectionIdentity(source_ip=connection.source_ip, user_agent=connection.user_agent),
         )
         return answer_json(state)
 
@@ -278,7 +264,7 @@ class HttpApi:
         """Here comes what front.py found to be no upgrade. It is refused like one, and at last for what it lacks."""
         headers = [(name, value) for name in _UPGRADE_HEADERS for value in request.header_values(name.encode())]
         upgrade = UpgradeRequest(path=request.path, query=request.query_pairs(), headers=headers, key="")
-        wanted, _ = connect_request(upgrade)
+        wanted, _ = read_connect_request(upgrade)
         await self._service.websocket_authorizer.authorize(wanted)
         raise Refusal("upgrade_required", "This is where WebSockets are opened, and this was no upgrade to one.")
 
@@ -294,7 +280,7 @@ def _idempotency_key(request: Request) -> str | None:
     return values[0] if values else None
 
 
-def _range(query: MessagesQuery) -> Range:
+def _range(query: records.MessagesQuery) -> Range:
     """What of the chat; by number if a number is given. Raises `invalid_argument`."""
     by_number = query.from_sequence is not None or query.to_sequence is not None
     if by_number:
@@ -328,8 +314,8 @@ def _milliseconds(name: str, time: str | None) -> int | None:
         raise invalid(name, "This is no time as RFC 3339 writes it.") from None
 
 
-def _permission(row: Permission) -> GrantedPermission:
-    return GrantedPermission(
+def _permission(row: Permission) -> records.GrantedPermission:
+    return records.GrantedPermission(
         user_id=row.user_id,
         chat_id=row.chat_id,
         role=row.role,

@@ -1,6 +1,6 @@
 """The REST door described: OpenAPI 3.1, made of the route table and of the types that decode.
 
-    routes.ROUTES, errors.STATUS -> document -> GET /openapi.json
+    routes.ROUTES, records, errors.STATUS -> document -> GET /openapi.json
 
 Rule: nothing is described twice. What a type cannot say (a payload is carried as bytes, a code is one of a table)
 stands in REFINEMENTS, and tests hold the whole document against a running service.
@@ -11,11 +11,13 @@ from typing import Final
 
 import msgspec
 
+from tocsin.components.metric_collector import MAX_DIMENSIONS
 from tocsin.errors import STATUS
-from tocsin.gateways import routes
+from tocsin.gateways import records
 from tocsin.gateways.asgi import RETRIED
-from tocsin.gateways.routes import COMMON, ROUTES, UNIDENTIFIED, Route
+from tocsin.gateways.routes import COMMON, CONNECTION, ROUTES, UNIDENTIFIED, Route
 from tocsin.message import Payload, PublishRequest
+from tocsin.metrics import CLIENT_METRICS
 
 Json = dict[str, object]
 
@@ -24,7 +26,7 @@ VERSION: Final = "1"
 _ANY_STATUS: Final = (408, 431)
 """The front's, before a request is whole; both are `bad_request`."""
 _SCHEMA: Final = "#/components/schemas/{name}"
-_CHAT_ID: Final = msgspec.json.schema(routes.ChatId)
+_CHAT_ID: Final = msgspec.json.schema(records.ChatId)
 _PRINTABLE: Final[Json] = {"type": "string", "pattern": r"^[\x20-\x7e]{1,128}$"}
 
 #: Schema -> property -> what is said beyond its type.
@@ -41,6 +43,12 @@ REFINEMENTS: Final[dict[str, dict[str, Json]]] = {
     },
     "BatchResults": {
         "results": {"items": {"anyOf": [{"$ref": _SCHEMA.format(name=name)} for name in ("Published", "Refused")]}}
+    },
+    "ReportedMetric": {
+        "name": {"anyOf": [{"enum": list(CLIENT_METRICS)}, {"pattern": r"^custom\.[a-z0-9_.]{1,64}$"}]},
+        "unit": {"anyOf": [{"type": "string", "maxLength": 32}, {"type": "null"}]},
+        "timestamp": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]},
+        "dimensions": {"maxProperties": MAX_DIMENSIONS},
     },
     "Problem": {"code": {"enum": list(STATUS)}},
     "Fault": {"code": {"enum": list(STATUS)}},
@@ -96,7 +104,7 @@ def document(base_path: str) -> Json:
 
 def _operation(route: Route) -> Json:
     operation: Json = {"operationId": route.operation, "summary": route.summary}
-    if route.path == routes.CONNECTION:
+    if route.path == CONNECTION:
         operation["description"] = (
             f"As in API Gateway's management API; a refusal has `x-amzn-ErrorType`. Needs the scope `{route.scope}`."
         )
@@ -145,7 +153,7 @@ def _never_null(said: Json) -> Json:
 
 def _body(route: Route, kind: type[msgspec.Struct] | type[bytes]) -> Json:
     if not issubclass(kind, msgspec.Struct):
-        return {"*/*": {"schema": {"type": "string"}}}
+        return {"*/*": {}}
     media: Json = {"schema": {"$ref": _SCHEMA.format(name=kind.__name__)}}
     if route.operation in EXAMPLES:
         media["example"] = EXAMPLES[route.operation]
@@ -188,7 +196,7 @@ def _name(status: int) -> str:
 def _schemas() -> Json:
     kinds = {route.body for route in ROUTES} | {route.answer for route in ROUTES}
     structs = [kind for kind in kinds if kind is not None and issubclass(kind, msgspec.Struct)]
-    named = [*structs, PublishRequest, Payload, routes.Published, routes.Refused, routes.Problem]
+    named = [*structs, PublishRequest, Payload, records.Published, records.Refused, records.Problem]
     _, schemas = msgspec.json.schema_components(sorted(named, key=lambda kind: kind.__name__), ref_template=_SCHEMA)
     for name, refined in REFINEMENTS.items():
         properties = schemas[name]["properties"]

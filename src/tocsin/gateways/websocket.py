@@ -16,6 +16,8 @@ Rules:
   of its own. After `close` nothing it writes leaves, and nothing more is handed to it.
 - A connection has no timer, task or buffer of its own while it is idle. It is slots, and they are counted.
 - No query string, header or message is ever logged, nor the text of an exception, which may quote one.
+
+Long because a connection's states and the clocks over them are one machine; apart, neither could be checked.
 """
 
 import asyncio

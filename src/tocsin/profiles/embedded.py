@@ -6,6 +6,7 @@ folder -> keys -> engine -> service -> front (WebSocket and REST), ops listener,
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import sys
@@ -38,10 +39,16 @@ log = structlog.get_logger(__name__)
 #: A stop takes 30 s at most: what is under way gets the first of them, connections the next.
 DRAIN_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 18.0
+#: sockaddr_un.sun_path holds 108 bytes, the last one is zero (unix(7)).
+MAX_SOCKET_PATH: Final = 107
 
 
 class StartError(Exception):
     """What a person must mend before the service can start, in a sentence."""
+
+
+class StoreFailed(StartError):
+    """The service ended because its store can't be trusted any more; what was acknowledged is in the folder."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +89,8 @@ def run(settings: Settings) -> None:
 async def serve(settings: Settings) -> None:
     configure_log(settings.log_format)
     clock = SystemClock()
+    if len(os.fsencode(settings.data.absolute() / "admin.sock")) > MAX_SOCKET_PATH:
+        raise StartError(f"The path of the data folder is too long: with /admin.sock it may have {MAX_SOCKET_PATH} bytes.")
     try:
         engine = EmbeddedEngine(
             EmbeddedSettings(
@@ -171,7 +180,7 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
         whole.cancel()
         if engine.fatal.done():
             reasons.append("the store failed")
-            engine.fatal.result()
+            raise StoreFailed(f"The store can't go on: {engine.fatal.exception()}")
         reasons.append("stopping")
     finally:
         with contextlib.suppress(TimeoutError):  # a slow reader's replay ends with its connection

@@ -197,7 +197,10 @@ RETURNING queue, body
 
 -- name: purge
 DELETE FROM undelivered WHERE dead = 1 AND letter_id IN (SELECT value FROM json_each(?))
-RETURNING letter_id
+RETURNING queue, place, sequence, timestamp, body
+
+-- name: store
+INSERT OR IGNORE INTO message_storage (place, sequence, timestamp, body) VALUES (?, ?, ?, ?)
 
 -- name: role
 SELECT role FROM user_chat_permissions WHERE user_id = ? AND chat_id = ?

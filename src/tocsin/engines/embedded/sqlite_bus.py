@@ -25,7 +25,7 @@ from tocsin.engines.embedded.sql import QUERY
 from tocsin.engines.embedded.storage_queue import StorageQueue
 from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
-from tocsin.message import Message, Publication, read_back
+from tocsin.message import Message, Publication, erase, read_back
 from tocsin.metrics import Metrics
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, Queue, topic_of
 
@@ -195,10 +195,16 @@ class SqliteBus:
         return len(rows)
 
     async def purge(self, letter_ids: Sequence[str]) -> int:
-        rows = await self.commits.write(
-            lambda connection: connection.execute(QUERY["purge"], (_numbers(letter_ids),)).fetchall()
-        )
-        return len(rows)
+        """What storage failed at has no other copy: its number stays in history, without what was published."""
+
+        def job(connection: apsw.Connection) -> int:
+            rows = connection.execute(QUERY["purge"], (_numbers(letter_ids),)).fetchall()
+            for queue, place, sequence, timestamp, body in cast("list[PurgedRow]", rows):
+                if queue == MESSAGE_STORAGE_QUEUE.name:
+                    connection.execute(QUERY["store"], (place, sequence, timestamp, erase(body)))
+            return len(rows)
+
+        return await self.commits.write(job)
 
     async def depths(self) -> Sequence[Depth]:
         rows = await self.commits.write(lambda connection: connection.execute(QUERY["count_dead_letters"]).fetchall())
@@ -272,6 +278,7 @@ def _numbers(letter_ids: Sequence[str]) -> str:
     return str([int(letter_id) for letter_id in letter_ids if letter_id.isascii() and letter_id.isdigit()])
 
 
+PurgedRow = tuple[str, int, int | None, int, bytes]
 LetterRow = tuple[int, str, str, int | None, str, int, int, int, bytes]
 
 
