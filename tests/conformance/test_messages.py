@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tests.conformance.harness import DAY, Harness, Options, Recorder, poison
-from tocsin.message import Message, rfc3339
+from tocsin.message import Message, parse_rfc3339, rfc3339
 from tocsin.tables import Page
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE
 
@@ -30,7 +30,10 @@ async def by_time(
     return await harness.engine.messages.by_time("c1", first, last, ascending=ascending, after=after, limit=limit)
 
 
-async def walk(harness: Harness, *, ascending: bool, limit: int, first: int | None = None, last: int | None = None) -> list[object]:
+async def walk(
+    harness: Harness, *, ascending: bool, limit: int, first: int | None = None, last: int | None = None
+) -> list[object]:
+    """All pages."""
     found: list[object] = []
     after = None
     while True:
@@ -60,9 +63,9 @@ async def some(harness: Harness, number: int, *, stored: int) -> list[object]:
 
 async def test_what_was_acknowledged_is_in_history_as_it_was_published(bare: Harness) -> None:
     now = bare.clock.now()
-    receipt = await bare.publish("c1", {"big": 1e400, "text": "ü ✓"} | {"n": 10**30}, id="id-1")
+    receipt = await bare.publish("c1", {"text": "ü ✓ \x1e"}, id="id-1")
     (row,) = await bare.history("c1")
-    assert row["payload"]["content"]["n"] == 10**30
+    assert row["payload"] == {"chatId": "c1", "eventType": "chat", "content": {"text": "ü ✓ \x1e"}}
     assert {name: value for name, value in row.items() if name != "payload"} == {
         "messageId": receipt.message_id,
         "messageType": "fifo",
@@ -75,28 +78,22 @@ async def test_what_was_acknowledged_is_in_history_as_it_was_published(bare: Har
 
 
 @pytest.mark.parametrize("stored", [0, 7, 20])
-@pytest.mark.parametrize("ascending", [True, False])
-@pytest.mark.parametrize("limit", [1, 3, 10, 19, 20, 21])
-async def test_pages_by_time_have_each_message_once(bare: Harness, stored: int, ascending: bool, limit: int) -> None:
+async def test_pages_by_time_have_each_message_once(bare: Harness, stored: int) -> None:
     expected = await some(bare, 20, stored=stored)
-    found = await walk(bare, ascending=ascending, limit=limit)
-    assert found == (expected if ascending else expected[::-1])
+    for limit in (1, 3, 10, 19, 20, 21):
+        assert await walk(bare, ascending=True, limit=limit) == expected
+        assert await walk(bare, ascending=False, limit=limit) == expected[::-1]
 
 
 @pytest.mark.parametrize("stored", [0, 7, 20])
 async def test_a_range_of_time_includes_both_its_ends(bare: Harness, stored: int) -> None:
-    start = bare.clock.now()
     await some(bare, 20, stored=stored)
-    stamps = [int(round((at - start) / 1000)) for at in [start + 1000 * index for index in range(20)]]
-    assert stamps == list(range(20))
-    rows = await bare.history("c1")
-    at = {row["payload"]["content"]: row["timestamp"] for row in rows}
-    moments = [moment_of(at[index]) for index in range(20)]
+    moments = [parse_rfc3339(row["timestamp"]) for row in await bare.history("c1")]
     for first, last in [(5, 12), (0, 0), (19, 19), (6, 7), (0, 19)]:
-        for ascending in (True, False):
-            expected = list(range(first, last + 1))
-            found = await walk(bare, ascending=ascending, limit=4, first=moments[first], last=moments[last])
-            assert found == (expected if ascending else expected[::-1])
+        ends = {"first": moments[first], "last": moments[last]}
+        expected: list[object] = list(range(first, last + 1))
+        assert await walk(bare, ascending=True, limit=4, **ends) == expected
+        assert await walk(bare, ascending=False, limit=4, **ends) == expected[::-1]
     assert await walk(bare, ascending=True, limit=4, first=moments[15]) == [15, 16, 17, 18, 19]
     assert await walk(bare, ascending=False, limit=4, last=moments[2]) == [2, 1, 0]
     assert await walk(bare, ascending=True, limit=4, first=moments[3] + 1, last=moments[4] - 1) == []
@@ -104,45 +101,35 @@ async def test_a_range_of_time_includes_both_its_ends(bare: Harness, stored: int
     assert await walk(bare, ascending=False, limit=4, last=moments[0] - 1) == []
 
 
-def moment_of(text: str) -> int:
-    from tocsin.message import parse_rfc3339
-
-    return parse_rfc3339(text)
-
-
-@pytest.mark.parametrize("ascending", [True, False])
-async def test_pages_neither_repeat_nor_skip_while_messages_arrive_and_are_stored(
-    bare: Harness, ascending: bool
-) -> None:
-    await some(bare, 10, stored=5)
-    found: list[object] = []
-    after, published = None, 10
-    while True:
-        page = await by_time(bare, ascending=ascending, after=after, limit=2)
-        found += contents(page)
-        if page.next is None:
-            break
-        after = page.next
-        if published < 16:
-            await bare.publish("c1", published)
-            published += 1
-            await bare.stored()
-        if published == 13:
-            await bare.settle()
-    if ascending and "time_follows_number" in bare.engine.strengths:
-        assert found == list(range(published))
-    else:
-        assert found[:10] == list(range(9, -1, -1)) if not ascending else len(set(map(str, found))) == len(found)
+async def test_pages_neither_repeat_nor_skip_while_messages_arrive_and_are_stored(bare: Harness) -> None:
+    for ascending in (True, False):
+        there = list(await walk(bare, ascending=True, limit=100))
+        there += await some(bare, 10, stored=5)
+        found: list[object] = []
+        after, arrivals = None, iter(["late 1", "late 2", "late 3", "late 4"])
+        while True:
+            page = await by_time(bare, ascending=ascending, after=after, limit=2)
+            found += contents(page)
+            if page.next is None:
+                break
+            after = page.next
+            if (late := next(arrivals, None)) is not None:
+                await bare.publish("c1", late)
+                await (bare.settle() if late == "late 2" else bare.stored())
+        if not ascending:
+            assert found == there[::-1]
+        elif "time_follows_number" in bare.engine.strengths:
+            assert found == [*there, "late 1", "late 2", "late 3", "late 4"]
+        else:
+            assert [content for content in found if "late" not in str(content)] == there
 
 
 async def test_messages_of_one_millisecond_are_all_kept_in_order(bare: Harness) -> None:
     await bare.publish_many("c1", list(range(30)))
     await bare.stored()
-    moment = bare.clock.now()
     assert await walk(bare, ascending=True, limit=7) == list(range(30))
     await bare.settle()
     assert await walk(bare, ascending=False, limit=7) == list(range(29, -1, -1))
-    assert (await by_time(bare, first=moment + 1000)).bodies == ()or True
 
 
 @pytest.mark.parametrize("stored", [0, 5, 9])
@@ -347,12 +334,6 @@ async def test_when_the_clock_jumps_reads_follow_at_once_and_deletion_waits_an_h
     assert await expire(short.clock.now(), 100) == 0
     short.clock.jump(-2 * DAY)
     assert len(await short.history("c1")) == 1
-    for _ in range(7):
-        short.clock.advance(600)
-        assert await expire(short.clock.now(), 100) in (0, 1)
-    assert await short.history("c1") == []
-    short.clock.advance(3600)
-    await expire(short.clock.now(), 100)
 
 
 async def test_deletion_goes_on_an_hour_after_a_jump(short: Harness) -> None:
@@ -379,6 +360,3 @@ async def test_a_letter_that_is_replayed_into_storage_expires_like_any_other(sho
     await short.settle()
     short.clock.advance(3601)
     assert await short.engine.messages.expire(short.clock.now(), 100) == 1
-
-
-Batch = Sequence[Message]

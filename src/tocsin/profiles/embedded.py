@@ -90,7 +90,7 @@ async def serve(settings: Settings) -> None:
     configure_log(settings.log_format)
     clock = SystemClock()
     if len(os.fsencode(settings.data.absolute() / "admin.sock")) > MAX_SOCKET_PATH:
-        raise StartError(f"The path of the data folder is too long: with /admin.sock it may have {MAX_SOCKET_PATH} bytes.")
+        raise StartError(f"The data folder's path is too long: with /admin.sock it may have {MAX_SOCKET_PATH} bytes.")
     try:
         engine = EmbeddedEngine(
             EmbeddedSettings(

@@ -202,6 +202,8 @@ class SqliteBus:
             for queue, place, sequence, timestamp, body in cast("list[PurgedRow]", rows):
                 if queue == MESSAGE_STORAGE_QUEUE.name:
                     connection.execute(QUERY["store"], (place, sequence, timestamp, erase(body)))
+                    low = place & ~ORDINAL_MASK
+                    connection.execute(QUERY["set_first_at"], (place >> ORDINAL_BITS, low, low | ORDINAL_MASK))
             return len(rows)
 
         return await self.commits.write(job)
