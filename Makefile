@@ -41,7 +41,7 @@ format: setup ## Let ruff put the code in its form.
 	$(BIN)/ruff format
 
 mutants: setup ## Break a copy on purpose, one promise at a time, and show the test that goes red.
-	$(BIN)/python -m tests.mutants
+	$(BIN)/python -m tests.guarantees.mutants
 
 bench: setup system-packages ## Measure the scenarios of bench/.
 	$(BIN)/python -m bench

@@ -225,6 +225,12 @@ def test_every_action_is_listed() -> None:
     assert {quoted(part)[0].split()[0] for row in rows for part in row[0].split("·") if part} == set(ACTIONS)
 
 
+def test_every_command_is_listed() -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # of a typer Group
+    rows = table("docs/wire.md", "## Command line")
+    assert {name.split()[1] for name in named(rows) if name.startswith("tocsin ")} == commands
+
+
 def test_every_scope_is_listed() -> None:
     assert named(table("docs/authorization.md", "## Scopes")) == SCOPES
 

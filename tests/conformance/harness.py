@@ -79,10 +79,11 @@ class Client:
         self.stall_after: int | None = None
         self.is_stalled = False
         self.written_while_stalled: list[Frame] = []
+        self.write: Callable[[bytes], None] = self._take
         self._harness = harness
         self._news = asyncio.Event()
 
-    def write(self, frames: bytes) -> None:
+    def _take(self, frames: bytes) -> None:
         for payload in self._harness.split(frames):
             frame = msgspec.json.decode(payload)
             self.frames.append(frame)

@@ -270,7 +270,7 @@ async def test_several_stuck_chats_hold_up_no_other(stand: Harness) -> None:
         await fifo.until(lambda chat=chat: fifo.contents(f"free-{chat}") == [1], stand.clock)  # type: ignore[misc]
     gate.set()
     await stand.settle()
-    assert {message.chat_id for message in fifo.messages} == {f"{kind}-{n}" for kind in ("stuck", "free") for n in range(3)}
+    assert {message.chat_id for message in fifo.messages} == {f"{kind}-{n}" for kind in ("stuck", "free") for n in "012"}
 
 
 async def test_a_chat_is_never_in_flight_twice_whatever_fails_hangs_or_is_replayed(stand: Harness) -> None:
@@ -404,11 +404,11 @@ async def test_only_the_guilty_one_of_a_batch_dies(stand: Harness) -> None:
     consumer = Poisoned()
     await stand.start(consumers={FIFO: consumer, STANDARD: consumer, STORAGE: consumer})
     batch = [stand.publication(f"c{chat}", f"{chat}") for chat in range(10)] + [stand.publication("bad", "poison")]
-    await stand.engine.bus.publish(batch + [stand.publication("bad", "standard poison", kind="standard")])
+    await stand.engine.bus.publish([*batch, stand.publication("bad", "standard poison", kind="standard")])
     await stand.settle()
     assert {letter.chat_id for letter in await stand.dead_letters()} == {"bad"}
     assert consumer.tried.count("poison") == consumer.tried.count("standard poison") == 3 * 2  # live and storage
-    assert {content for content in consumer.done} == {f"{chat}" for chat in range(10)}
+    assert set(consumer.done) == {f"{chat}" for chat in range(10)}
 
 
 @pytest.mark.parametrize("life", ["stop", "crash"])

@@ -72,6 +72,12 @@ class Reader:
         if self._connection is not None:
             self._connection.transport.abort()
 
+    def note_end(self, end: Closed) -> None:
+        """The connection is gone, and with it what stood on it."""
+        for chat, subscription in self.subscriptions.items():
+            if subscription.end is None:
+                self._write(chat, end)
+
     def wake(self) -> None:
         """Reads again, and no longer through a keyhole."""
         if self._connection is not None:
@@ -156,9 +162,7 @@ class Reader:
                 end = Closed(at=now(), code=1006)
                 if closed.rcvd is not None:
                     end = Closed(at=now(), code=closed.rcvd.code, reason=closed.rcvd.reason)
-                for chat, subscription in self.subscriptions.items():
-                    if subscription.end is None:
-                        self._write(chat, end)
+                self.note_end(end)
                 raise
             if frame.type not in ASIDE:
                 self._take(frame)
@@ -184,7 +188,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(*readers: Reader) -> AsyncIterator[None]:
-    """They run, and all stand when the body begins."""
+    """They run, and all stand when the body begins; at its end they close, and that is written."""
     tasks = [asyncio.create_task(reader.run()) for reader in readers]
     try:
         for reader in readers:
@@ -194,6 +198,8 @@ async def reading(*readers: Reader) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for reader in readers:
+            reader.note_end(Closed(at=now(), code=1000))
 
 
 def event_of(frame: Frame) -> Event:

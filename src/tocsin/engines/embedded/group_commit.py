@@ -20,20 +20,19 @@ from typing import Final, Generic, TypeVar, cast
 import apsw
 import structlog
 
-from tocsin.bus import Receipt
 from tocsin.clock import Clock
-from tocsin.engines.embedded.chats import ORDINAL_MASK, Chat, Chats
+from tocsin.engines.embedded.chats import Chats
 from tocsin.engines.embedded.checkpoints import Checkpoints
 from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.engines.embedded.dedupe import Claims
+from tocsin.engines.embedded.draft import Answer, Draft
 from tocsin.engines.embedded.sql import QUERY
-from tocsin.errors import Refusal, after_refused
+from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
 from tocsin.message import Message, Publication
 from tocsin.metrics import Metrics
 
 T = TypeVar("T")
-Answer = Receipt | Refusal
 Job = Callable[[apsw.Connection], T]
 
 log = structlog.get_logger(__name__)
@@ -195,14 +194,19 @@ class GroupCommit:
         connection = self._folder.writer
         now = self._clock.now()
         began = self._clock.monotonic()
-        draft = _Draft(self._position)
+        draft = Draft(
+            connection,
+            chats=self._chats,
+            claims=self._claims,
+            position=self._position,
+            last_key=self._last_key,
+            now=now,
+        )
         try:
             connection.execute("BEGIN IMMEDIATE")
             for append in appends:
-                self._draw(connection, append, draft, now)
-            if draft.rows:
-                connection.executemany(QUERY["append"], draft.rows)
-            self._claims.write(connection, now)
+                draft.draw(append.publications, chained=append.chained)
+            draft.write()
             self._carry(connection)
             self._failpoints.hit("publish.accepted", draft.messages)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, connection, tasks)
@@ -210,10 +214,10 @@ class GroupCommit:
             _roll_back(connection)
             _refuse(appends, tasks, self._fail(error))
             if not draft.rows or self._last_position() < draft.position:
-                self._undo(draft, now)
+                draft.undo()
                 return
             # The commit stands all the same: its publishers have heard "unknown", its messages go their way.
-        self._settle(appends, tasks, draft, now, began)
+        self._settle(appends, tasks, draft, began)
         await self._checkpoints.tend()
 
     def _take(self) -> list[_Append]:
@@ -225,65 +229,6 @@ class GroupCommit:
                 return taken
         taken, self._appends = self._appends, []
         return taken
-
-    def _draw(self, connection: apsw.Connection, append: _Append, draft: "_Draft", now: int) -> None:
-        """Numbers for one append's publications, and their rows. One that can't be written fails alone."""
-        answers: list[Answer] = []
-        refused: set[str] = set()
-        for publication in append.publications:
-            if publication.chat_id in refused:
-                answers.append(after_refused(publication.chat_id))
-                continue
-            if publication.deduplication_id is not None:
-                seen = self._claims.find(connection, publication, now)
-                if seen is not None:
-                    answers.append(seen)
-                    if append.chained and isinstance(seen, Refusal):
-                        refused.add(publication.chat_id)
-                    continue
-            chat = self._chats.get(publication.chat_id)
-            if chat is None or not chat.key:
-                chat = self._load(connection, publication.chat_id, draft)
-            number = chat.drawn_sequence + 1 if publication.numbered else None
-            try:
-                body = publication.render(number)
-            except (TypeError, ValueError) as error:
-                log.error("a publication could not be written", exc_info=error)
-                answers.append(Refusal("internal", "This message could not be written."))
-                continue
-            if number is not None:
-                chat.drawn_sequence = number
-            chat.drawn_ordinal += 1
-            draft.position += 1
-            place = chat.base | chat.drawn_ordinal
-            draft.rows.append((draft.position, place, number, publication.timestamp, body))
-            draft.chats.append(chat)
-            draft.messages.append(
-                Message(
-                    message_id=publication.message_id,
-                    chat_id=publication.chat_id,
-                    target_channel=publication.target_channel,
-                    timestamp=publication.timestamp,
-                    sequence_number=number,
-                    ordered=publication.ordered,
-                    body=body,
-                    position=draft.position,
-                )
-            )
-            answers.append(Receipt(message_id=publication.message_id, timestamp=publication.timestamp))
-        draft.answers.append(answers)
-
-    def _load(self, connection: apsw.Connection, chat_id: str, draft: "_Draft") -> Chat:
-        """A chat that memory does not hold, or that has its first message now."""
-        chat = self._chats.get(chat_id)
-        if chat is None:
-            row = cast("tuple[int, int, int] | None", connection.execute(QUERY["find_chat"], (chat_id,)).fetchone())
-            chat = self._chats.add(Chat(chat_id, *(row or ())))
-        if not chat.key:
-            chat.give_key(self._last_key + len(draft.new) + 1)
-            connection.execute(QUERY["add_chat"], (chat.key, chat_id))
-            draft.new.append(chat)
-        return chat
 
     def _sync(self, connection: apsw.Connection, tasks: list[_Task[object]]) -> None:
         """In the writer's thread: the jobs, each in a savepoint of its own, and the commit with its sync."""
@@ -299,20 +244,9 @@ class GroupCommit:
         connection.execute("COMMIT")
         self._failpoints.hit("commit.after_sync")
 
-    def _settle(
-        self, appends: list[_Append], tasks: list[_Task[object]], draft: "_Draft", now: int, began: float
-    ) -> None:
-        self._claims.settle(now, committed=True)
-        self._position = draft.position
-        self._last_key += len(draft.new)
-        for chat, row in zip(draft.chats, draft.rows, strict=True):
-            chat.ordinal = row[1] & ORDINAL_MASK
-            sequence = row[2]
-            if sequence is not None:
-                chat.sequence = sequence
-                if chat.oldest_at is None and chat.oldest == sequence:
-                    chat.oldest_at = row[3]
-            chat.unmoved.append(row[:4])
+    def _settle(self, appends: list[_Append], tasks: list[_Task[object]], draft: Draft, began: float) -> None:
+        draft.settle()
+        self._position, self._last_key = draft.position, draft.last_key
         self.unmoved += len(draft.rows)
         ended = self._clock.monotonic()
         for append, answers in zip(appends, draft.answers, strict=True):
@@ -330,13 +264,6 @@ class GroupCommit:
             self._metrics.observe("commit_batch_size", len(draft.rows))
             self._metrics.observe("commit_seconds", ended - began)
             self._committed(draft.messages)
-
-    def _undo(self, draft: "_Draft", now: int) -> None:
-        self._claims.settle(now, committed=False)
-        for chat in draft.chats:
-            chat.drawn_sequence, chat.drawn_ordinal = chat.sequence, chat.ordinal
-        for chat in draft.new:
-            chat.give_key(0)
 
     def _last_position(self) -> int:
         """The log's, as the store has it."""
@@ -362,20 +289,6 @@ class GroupCommit:
                 self._full_until = None
             else:
                 self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
-
-
-class _Draft:
-    """What one transaction has drawn and not yet committed."""
-
-    __slots__ = ("answers", "chats", "messages", "new", "position", "rows")
-
-    def __init__(self, position: int) -> None:
-        self.position = position
-        self.rows: list[tuple[int, int, int | None, int, bytes]] = []
-        self.messages: list[Message] = []
-        self.chats: list[Chat] = []
-        self.answers: list[list[Answer]] = []
-        self.new: list[Chat] = []
 
 
 def _roll_back(connection: apsw.Connection) -> None:
