@@ -1,6 +1,6 @@
 """How messages travel: a publisher publishes to a topic, queues fill, consumers empty them.
 
-Every engine keeps these promises (CONTRACTS.md says how):
+Every engine keeps these promises (docs/contracts.md says how):
 - what `publish` has answered with a receipt is durable; in one chat the order is that of the calls;
 - a publish with an id that was seen within the last five minutes, by the same sender in the same chat, gets the
   first one's receipt and makes no second message, or `idempotency_conflict` where its body differs;

@@ -1,7 +1,7 @@
 """Everything that a profile must supply, and nothing else; and what each engine cannot promise.
 
-`STRENGTHS` is the table of CONTRACTS.md: the conformance suite asserts the weaker promise where an engine says False,
-and never skips.
+`Strength` is the table of docs/contracts.md: where an engine lacks one the conformance suite asserts the weaker
+promise, and never skips.
 """
 
 from typing import Final, Literal

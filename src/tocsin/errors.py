@@ -87,7 +87,7 @@ class CloseCode:
 
 
 def forbidden(chat_id: str | None = None) -> Refusal:
-    """The same words whether the chat exists or not (WIRE.md)."""
+    """The same words whether the chat exists or not (docs/wire.md)."""
     return Refusal("forbidden", "You are not allowed to do this in this chat.", chat_id=chat_id)
 
 

@@ -1,4 +1,4 @@
-"""Places where a test may kill, fail or stall the process: `TOCSIN_FAILPOINTS=name=action@nth,…` (CONTRACTS.md).
+"""Places where a test may kill, fail or stall the process: `TOCSIN_FAILPOINTS=name=action@nth,…` (docs/contracts.md).
 
 Actions are `kill` (SIGKILL to oneself), `raise` and `stall:ms`. `@nth` acts at the nth time only; without it, always.
 `name=raise~TEXT` acts on messages whose body contains TEXT; met inside a batch it first asks for the message to be

@@ -5,7 +5,7 @@
 Rules:
 - the payload is carried as the bytes that were published, never re-encoded;
 - a message's id is a UUIDv7 whose millisecond is its timestamp, so one id has one place in time;
-- a number means the FIFO path, and `fifo` to WebSocket always has one (WIRE.md, Numbers).
+- a number means the FIFO path, and `fifo` to WebSocket always has one (docs/wire.md, Numbers).
 """
 
 import re
@@ -33,7 +33,7 @@ is_printable_id = re.compile(r"[\x20-\x7e]{1,128}").fullmatch
 
 
 class PublishRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", gc=False):
-    """The publish object of WIRE.md, the same through both doors and in a batch."""
+    """The publish object of docs/wire.md, the same through both doors and in a batch."""
 
     target_channel: str = WEBSOCKET
     message_type: MessageType = "standard"

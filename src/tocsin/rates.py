@@ -1,4 +1,4 @@
-"""How often: one bucket for each (user, chat), both doors and batch entries counted together (WIRE.md, Rates)."""
+"""How often: one bucket for each (user, chat), both doors and batch entries counted together (docs/wire.md, Rates)."""
 
 from typing import Protocol
 

@@ -1,6 +1,6 @@
 """THE PIPES, as data: two topics, three queues, their filters, batch sizes, attempts and dead-letter queues.
 
-The seed's tables ("SNS Topics & SQS Queues") with the holes closed (DESIGN.md section 3): MessageStorageQueue has a
+The seed's tables ("SNS Topics & SQS Queues") with the holes closed (decision record 0010): MessageStorageQueue has a
 dead-letter queue too. Engines read this; nothing else says what goes where.
 """
 

@@ -1,4 +1,4 @@
-"""Permissions: who may what in a chat, decided and counted in one transaction. (The rules alone: tests/test_roles.py.)"""
+"""Permissions: who may what in a chat, decided and counted in one transaction. (The rules: tests/test_roles.py.)"""
 
 import asyncio
 

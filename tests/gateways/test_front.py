@@ -90,25 +90,30 @@ async def test_a_request_that_comes_byte_by_byte_is_whole(front: Front, connect:
         assert (response.status, response.body) in [(200, b"hello"), (101, b"")]
 
 
-async def test_without_a_websocket_side_an_upgrade_is_a_request(tmp_path: Path) -> None:
+@pytest.fixture
+async def admin() -> AsyncIterator[Front]:
+    """A front without a WebSocket side, not yet started."""
     front = Front(echo_body, new_id=count_ids())
+    yield front
+    await front.stop(1)
+
+
+async def test_without_a_websocket_side_an_upgrade_is_a_request(admin: Front, tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
-    await front.start_unix(path)
+    await admin.start_unix(path)
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path))) as client:
         headers = dict(line.split(": ") for line in upgrade_head().decode().split("\r\n")[1:-2])
         response = await client.get("http://admin/dvl", headers=headers)
         assert (response.status_code, response.headers["x-path"]) == (200, "/dvl")
-    await front.stop(1)
 
 
-async def test_only_its_owner_can_open_the_unix_socket_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
+async def test_only_its_owner_can_open_the_unix_socket_and_a_dead_one_is_replaced(admin: Front, tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    front = Front(echo_body, new_id=count_ids())
-    await front.start_unix(path)
+    await admin.start_unix(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    await front.stop(1)
+    await admin.stop(1)
     assert not path.exists()
 
 
@@ -424,9 +429,15 @@ async def test_a_stop_cuts_what_is_left_at_its_deadline(
     assert (await echo.next("closed"))[1] == 1012
 
 
-async def test_a_port_that_is_taken_is_an_error(front: Front, echo: Echo) -> None:
+async def test_a_port_that_is_taken_is_an_error(front: Front, echo: Echo, admin: Front) -> None:
     with pytest.raises(OSError, match="in use"):
-        await Front(echo_body, new_id=count_ids()).start("127.0.0.1", echo.port)
+        await admin.start("127.0.0.1", echo.port)
+
+
+async def test_a_name_may_have_an_address_that_this_machine_does_not_have(admin: Front) -> None:
+    with pytest.raises(OSError, match="assign"):
+        await admin.start("192.0.2.1", 0)
+    assert await admin.start("localhost", 0)
 
 
 async def test_the_sockets_buffer_is_small_enough_for_a_slow_reader_to_show(

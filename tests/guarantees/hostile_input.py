@@ -1,4 +1,4 @@
-"""Bad input and what is due for it, as tables. Every answer is a line of WIRE.md."""
+"""Bad input and what is due for it, as tables. Every answer is a line of docs/wire.md."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The mutants: CONTRACTS.md's list ("A check that cannot fail is a defect"), and some of the checker's own claims."""
+"""The mutants: docs/contracts.md's list ("A check that cannot fail is a defect"), and some of its own claims."""
 
 from typing import Final
 

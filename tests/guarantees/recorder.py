@@ -1,7 +1,7 @@
 """The log that is being written, and the HTTP door. The long-lived clients are in publishers.py and readers.py.
 
 Rules: what is sent is written with the time before it, what comes with the time after it. A payload is compared by its
-very bytes, never decoded. A definite refusal is told from an unknown outcome as WIRE.md says.
+very bytes, never decoded. A definite refusal is told from an unknown outcome as docs/wire.md says.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""THE COMMAND LINE: `tocsin COMMAND …` (WIRE.md, Command line).
+"""THE COMMAND LINE: `tocsin COMMAND …` (docs/wire.md, Command line).
 
     main -> a command of this folder -> RestClient (--url, or a folder's admin.sock) | FolderClient (the folder itself)
 

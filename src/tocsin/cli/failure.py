@@ -30,7 +30,7 @@ class Refused(Failure):
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it leaves open if anything was done: 500, 502 to 504 (WIRE.md, Definite and unknown)."""
+        """Whether it leaves open if anything was done: 500, 502 to 504 (docs/wire.md, Definite and unknown)."""
         return STATUS.get(self.code, 500) in (500, 503)
 
 

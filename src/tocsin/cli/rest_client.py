@@ -1,4 +1,4 @@
-"""A client of the REST API of a running service (WIRE.md, REST): over its URL, or over its folder's admin.sock.
+"""A client of the REST API of a running service (docs/wire.md, REST): over its URL, or over its folder's admin.sock.
 
     method -> one request on a connection of its own -> the answer decoded, or Refused, or Unreachable
 
@@ -62,7 +62,7 @@ class _Address(msgspec.Struct):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """A refusal, as every door says it (WIRE.md, Errors)."""
+    """A refusal, as every door says it (docs/wire.md, Errors)."""
 
     code: str
     message: str

@@ -34,7 +34,7 @@ _FRAME: Final = b'{"type":"message",'
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Of any frame what matters here (WIRE.md, WebSocket)."""
+    """Of any frame what matters here (docs/wire.md, WebSocket)."""
 
     type: str
     sequence_number: int | None = None
@@ -206,7 +206,7 @@ def _frames(url: str, headers: dict[str, str]) -> Generator[bytes, bytes | None]
 
 
 def _after_close(code: int | None, why: str) -> Dropped | Failure:
-    """WIRE.md, Close codes. 4401 comes when the token has ended: the next connection reads the file anew."""
+    """docs/wire.md, Close codes. 4401 comes when the token has ended: the next connection reads the file anew."""
     if code in (CloseCode.BAD_REQUEST, CloseCode.FORBIDDEN):
         return Failure(f"The service has closed the connection for good: {code} {why}".rstrip() + ".")
     told = why.removeprefix("retryAfter=")

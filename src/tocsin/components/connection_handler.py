@@ -283,7 +283,7 @@ def _answer(kind: str, request_id: str | None, **fields: str | int) -> bytes:
 
 
 def error_frame(refusal: Refusal, connection_id: str, request_id: str | None) -> bytes:
-    """`requestId` is null where none was readable (WIRE.md)."""
+    """`requestId` is null where none was readable (docs/wire.md)."""
     frame: dict[str, str | None] = {
         "type": "error",
         "code": refusal.code,

@@ -1,6 +1,6 @@
 """Message Storage: MessageStorageQueue -> message table, for 30 days. (Seed: message-storage-handler/)
 
-Rule: it upserts and never touches a number; number and message were committed before (DESIGN.md section 3).
+Rule: it upserts and never touches a number; number and message were committed before (decision record 0005).
 """
 
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ from tocsin.tables import Permissions, Tickets
 
 
 class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the URL and the headers of an upgrade say; of several credentials the first in WIRE.md's order."""
+    """What the URL and the headers of an upgrade say; of several credentials the first in docs/wire.md's order."""
 
     ticket: str | None = None
     token: str | None = None

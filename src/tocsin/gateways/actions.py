@@ -1,4 +1,4 @@
-"""What a client may say over its WebSocket: one closed set of actions, decoded from one text (WIRE.md, WebSocket)."""
+"""What a client may say over its WebSocket: one closed set of actions, decoded from one text (docs/wire.md)."""
 
 from typing import Final
 

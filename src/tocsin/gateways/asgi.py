@@ -3,7 +3,7 @@
     uvicorn -> Shell -> the handler for path and method -> Answer, or Refusal -> Shell -> uvicorn
 
 Rules:
-- 404, then 405, then what the handler refuses, in WIRE.md's order: 401, 413 and 415, 400, 403, 429, 409, 5xx.
+- 404, then 405, then what the handler refuses, in docs/wire.md's order: 401, 413 and 415, 400, 403, 429, 409, 5xx.
 - Nothing is done before the whole body is there: a handler reads it first (front.py answers 408 in its place).
 - Every answer has X-Request-Id. What is no Refusal is a defect: 500, and of it only kind and place are logged.
 - An Origin is allowed if it stands on the list, letter for letter; none does by default.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 Header = tuple[bytes, bytes]
 
 JSON: Final = b"application/json"
-#: Statuses that say when to come back (WIRE.md, Errors), and after how many seconds if the refusal does not say.
+#: Statuses that say when to come back (docs/wire.md, Errors), and after how many seconds if the refusal does not say.
 RETRIED: Final = frozenset({429, 503, 507})
 RETRY_SECONDS: Final = 1
 #: How long a browser may remember an answer to its preflight.

@@ -1,4 +1,4 @@
-"""What an upgrade's URL and headers ask for (WIRE.md, WebSocket).
+"""What an upgrade's URL and headers ask for (docs/wire.md, WebSocket).
 
     conversation -> read_connect_request -> websocket_authorizer
 

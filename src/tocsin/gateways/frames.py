@@ -20,7 +20,7 @@ import msgspec
 from tocsin.errors import CloseCode
 
 MAX_MESSAGE: Final = 131_072
-"""Bytes of a message, all its fragments together (WIRE.md, Sizes)."""
+"""Bytes of a message, all its fragments together (docs/wire.md, Sizes)."""
 MAX_FRAGMENTS: Final = 4_096
 """Frames of one message: empty ones cost no memory, but a message must end."""
 NO_STATUS: Final = 1005

@@ -45,7 +45,7 @@ _SPARE_FILES: Final = 256
 
 
 class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a port: bytes, seconds, numbers of connections (WIRE.md, Common rules).
+    """Limits of a port: bytes, seconds, numbers of connections (docs/wire.md, Common rules).
 
     `trusted_proxies` are networks in CIDR notation; `connections` of None is what the process's open files allow.
     """

@@ -142,7 +142,7 @@ def refusal_headers(refusal: Refusal) -> list[tuple[str, str]]:
 
 
 def refusal_body(refusal: Refusal, request_id: str) -> bytes:
-    """The JSON of a refusal, at every door: `{"message","code","requestId","field"?}` (WIRE.md, Errors)."""
+    """The JSON of a refusal, at every door: `{"message","code","requestId","field"?}` (docs/wire.md, Errors)."""
     body = {"message": refusal.message, "code": refusal.code, "requestId": request_id}
     if refusal.field is not None:
         body["field"] = refusal.field

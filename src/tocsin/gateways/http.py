@@ -1,4 +1,4 @@
-"""The REST door: each route of WIRE.md, from the request to the component and back.
+"""The REST door: each route of docs/wire.md, from the request to the component and back.
 
     front -> HttpApi -> Shell (asgi.py) -> who asks -> a handler: body, query -> component -> Answer
 

@@ -1,4 +1,4 @@
-"""What the REST door takes and gives: one record for each body, query and answer (WIRE.md, REST).
+"""What the REST door takes and gives: one record for each body, query and answer (docs/wire.md, REST).
 
     http.py decodes and encodes them; openapi.py describes them; routes.py says which route has which
 

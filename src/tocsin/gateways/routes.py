@@ -1,4 +1,4 @@
-"""THE REST DOOR, as data: what is served where, and what it may answer (WIRE.md, REST).
+"""THE REST DOOR, as data: what is served where, and what it may answer (docs/wire.md, REST).
 
 ROUTES -> http.py serves them, openapi.py describes them
 """

@@ -11,7 +11,7 @@
 
 Rules:
 - Nothing of a connection that is not reading grows: while its writes are stalled it is not read either, so that
-  nothing it sends can be owed an answer. Only the slow reader's clock runs then (WIRE.md, Slow reader).
+  nothing it sends can be owed an answer. Only the slow reader's clock runs then (docs/wire.md, Slow reader).
 - The application hears `opened` once and `closed` once, last, from the event loop and never from inside a call
   of its own. After `close` nothing it writes leaves, and nothing more is handed to it.
 - A connection has no timer, task or buffer of its own while it is idle. It is slots, and they are counted.
@@ -47,7 +47,7 @@ _log: Final = structlog.get_logger("tocsin.gateways")
 
 
 class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a connection: bytes and seconds (WIRE.md, Common rules and WebSocket)."""
+    """Limits of a connection: bytes and seconds (docs/wire.md, Common rules and WebSocket)."""
 
     max_message: int = frames.MAX_MESSAGE
     early_limit: int = 65_536
