@@ -407,12 +407,9 @@ class HeadReader(asyncio.Protocol):
         self._transport.close()
 
     def sweep(self, now: float) -> None:
-        """Cut a head that takes too long, and who does not take the answer."""
+        """Cut a head that takes too long."""
         if now - self._since >= self._front.settings.request_timeout:
-            if self._transport.is_closing():
-                self.abort()
-            else:
-                self._refuse(_too_slow())
+            self._refuse(_too_slow())
 
     def abort(self) -> None:
         self._transport.abort()

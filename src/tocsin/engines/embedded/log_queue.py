@@ -20,9 +20,8 @@ import structlog
 
 from tocsin.bus import Consumer
 from tocsin.clock import Clock
-from tocsin.engines.embedded.group_commit import GroupCommit, Job
-from tocsin.engines.embedded.sql import QUERY
-from tocsin.errors import Refusal
+from tocsin.engines.embedded.group_commit import GroupCommit
+from tocsin.engines.embedded.tries import RETRY_SECONDS, Entry, Tries, reason_of
 from tocsin.failpoints import Failpoints
 from tocsin.message import Message
 from tocsin.metrics import Metrics
@@ -30,34 +29,8 @@ from tocsin.topology import Queue
 
 log = structlog.get_logger(__name__)
 
-#: Seconds before the second and the third try: a poisoned chat goes on within 5 s.
-RETRY_SECONDS: Final = (0.25, 1.0)
 #: A batch that takes longer is left to itself, and a fresh worker takes the chats that it does not hold.
 PATIENCE_SECONDS: Final = 0.25
-
-
-class Entry:
-    """A message that is not simply passed on: it failed, was in flight at a crash, is replayed, or waits behind one."""
-
-    __slots__ = ("attempts", "failure", "kept", "message", "suspect")
-
-    def __init__(
-        self,
-        message: Message,
-        *,
-        attempts: int = 0,
-        kept: bool = False,
-        suspect: bool = False,
-        failure: Exception | None = None,
-    ) -> None:
-        self.message = message
-        self.attempts = attempts
-        #: Whether it has a row in `undelivered`.
-        self.kept = kept
-        #: Whether it may have brought the process down: its tries are counted before they begin.
-        self.suspect = suspect
-        #: How a try of it alone has just ended; it is not counted yet.
-        self.failure = failure
 
 
 class _Lane:
@@ -86,10 +59,16 @@ class LogQueue:
         self.queue: Final = queue
         self._commits = commits
         self._clock = clock
-        self._metrics = metrics
-        self._failpoints = failpoints
         self._settled = settled
-        self._died = died
+        self._tries = Tries(
+            queue,
+            commits=commits,
+            clock=clock,
+            metrics=metrics,
+            failpoints=failpoints,
+            settled=settled,
+            died=died,
+        )
         self._consumer: Consumer | None = None
         self._waiting: list[Message] = []
         self._wake = asyncio.Event()
@@ -105,7 +84,7 @@ class LogQueue:
         self._idle.set()
 
     def consume(self, consumer: Consumer) -> None:
-        self._consumer = consumer
+        self._consumer = self._tries.consumer = consumer
         self._worker = self._spawn(self._work())
 
     def offer(self, messages: Sequence[Message]) -> None:
@@ -120,7 +99,7 @@ class LogQueue:
     async def set_apart(self, message: Message, failure: Exception) -> None:
         """A first try has failed elsewhere: keeps the message, and tries it again alone."""
         entry = Entry(message, attempts=1)
-        while not await self._keep(entry, _reason(failure), dead=False):
+        while not await self._tries.keep(entry, reason_of(failure), dead=False):
             await self._clock.sleep(RETRY_SECONDS[-1])
         self._hold(entry)
 
@@ -229,7 +208,7 @@ class LogQueue:
                 return
 
     def _try_alone(self, batch: Sequence[Message], failure: Exception) -> None:
-        log.info("a batch failed; each of its messages is tried alone", queue=self.queue.name, error=_reason(failure))
+        log.info("a batch failed; each of its messages is tried alone", queue=self.queue.name, error=reason_of(failure))
         for message in reversed(batch):
             lane = self._held.setdefault(self._lane(message), _Lane())
             lane.entries.appendleft(Entry(message, failure=failure if len(batch) == 1 else None))
@@ -282,91 +261,10 @@ class LogQueue:
             if entry.attempts and not entry.suspect:
                 await self._clock.sleep(RETRY_SECONDS[min(entry.attempts, len(RETRY_SECONDS)) - 1])
             try:
-                if await self._try(entry):
+                if await self._tries.attempt(entry):
                     lane.entries.popleft()
             except Exception as error:  # noqa: BLE001 - the entry stays, and is tried again
                 log.error("a try could not be ended", queue=self.queue.name, error=repr(error))
                 await self._clock.sleep(RETRY_SECONDS[-1])
         del self._held[name]
         self._quiet()
-
-    async def _try(self, entry: Entry) -> bool:
-        """Whether the entry is done with: delivered, or dead."""
-        message = entry.message
-        if entry.suspect:
-            if entry.attempts >= self.queue.attempts:
-                await self._bury(entry, "no_verdict: it was being tried when the process ended, each time")
-                return True
-            entry.attempts += 1
-            if not await self._keep(entry, "in flight when the process ended", dead=False):
-                entry.attempts -= 1
-                await self._clock.sleep(RETRY_SECONDS[-1])
-                return False
-        failure, entry.failure = entry.failure or await self._consume_alone(message), None
-        if failure is None:
-            while entry.kept and not await self._forget(message):
-                await self._clock.sleep(RETRY_SECONDS[-1])
-            self._settled([message])
-            return True
-        if not entry.suspect:
-            entry.attempts += 1
-        entry.suspect = False  # from here on a try is counted when it has ended
-        log.warning("a message failed", queue=self.queue.name, message=message.message_id, attempts=entry.attempts)
-        if entry.attempts >= self.queue.attempts:
-            await self._bury(entry, _reason(failure))
-            return True
-        await self._keep(entry, _reason(failure), dead=False)
-        return False
-
-    async def _consume_alone(self, message: Message) -> Exception | None:
-        assert self._consumer is not None
-        try:
-            await self._consumer([message])
-        except Exception as error:  # noqa: BLE001 - whatever fails a try is its reason
-            return error
-        return None
-
-    async def _forget(self, message: Message) -> bool:
-        row = (self.queue.name, message.message_id)
-        return await self._write(lambda connection: connection.execute(QUERY["settle_undelivered"], row).get)
-
-    async def _bury(self, entry: Entry, reason: str) -> None:
-        self._failpoints.hit("deadletter.before")
-        while not await self._keep(entry, reason, dead=True):
-            await self._clock.sleep(RETRY_SECONDS[-1])
-        self._failpoints.hit("deadletter.after")
-        self._metrics.count("dead_letters", label=self.queue.dead_letters)
-        log.error("a message is dead", queue=self.queue.dead_letters, message=entry.message.message_id, reason=reason)
-        self._died(self.queue, entry.message)
-
-    async def _keep(self, entry: Entry, reason: str, *, dead: bool) -> bool:
-        """Writes down what became of a try; False: it could not be written (a full disk), so it is tried again."""
-        message = entry.message
-        row = {
-            "queue": self.queue.name,
-            "message_id": message.message_id,
-            "position": message.position,
-            "sequence": message.sequence_number,
-            "timestamp": message.timestamp,
-            "dead": int(dead),
-            "attempts": entry.attempts,
-            "reason": reason,
-            "now": self._clock.now(),
-            "body": message.body,
-        }
-        kept = await self._write(lambda connection: connection.execute(QUERY["upsert_undelivered"], row).get)
-        entry.kept = entry.kept or kept
-        return kept
-
-    async def _write(self, job: Job[object]) -> bool:
-        try:
-            await self._commits.write(job)
-        except Refusal as refusal:
-            log.error("what became of a message could not be written down", code=refusal.code)
-            return False
-        return True
-
-
-def _reason(failure: Exception) -> str:
-    reason = failure.code if isinstance(failure, Refusal) else f"{type(failure).__name__}: {failure}"
-    return reason[:500]

@@ -20,9 +20,10 @@ from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.engines.embedded.dedupe import Claims
 from tocsin.engines.embedded.group_commit import GroupCommit
 from tocsin.engines.embedded.hub import Hub
-from tocsin.engines.embedded.log_queue import Entry, LogQueue
+from tocsin.engines.embedded.log_queue import LogQueue
 from tocsin.engines.embedded.sql import QUERY
 from tocsin.engines.embedded.storage_queue import StorageQueue
+from tocsin.engines.embedded.tries import Entry
 from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
 from tocsin.message import Message, Publication, erase, read_back
