@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.manual_clock import ManualClock, turns
+from tests.manual_clock import STEP, ManualClock, turns
 from tocsin.bus import Bus, Consumer, DeadLetter, Depth, Receipt
 from tocsin.clients import Connection
 from tocsin.engine import Engine
@@ -108,15 +108,15 @@ class Client:
         self.is_stalled = False
         self._harness.resume(self.connection_id)
 
-    async def until(self, happened: Callable[[], bool]) -> None:
-        """Lets time pass until what the client has been sent makes it true."""
+    async def until(self, happened: Callable[[], bool], *, step: float = STEP) -> None:
+        """Lets time pass, in steps of so many seconds, until what the client has been sent makes it true."""
 
         async def wait() -> None:
             while not happened():
                 self._news.clear()
                 await self._news.wait()
 
-        await self._harness.clock.run(wait())
+        await self._harness.clock.run(wait(), step=step)
 
     def of_type(self, kind: str, chat_id: str | None = None) -> list[Frame]:
         return [frame for frame in self.frames if frame["type"] == kind and chat_id in (None, chat_of(frame))]

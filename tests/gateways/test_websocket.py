@@ -242,6 +242,17 @@ async def test_first_frames_that_are_not_taken_stall_the_connection(echo: Echo, 
     assert echo.told == ["opened", "stalled"]
 
 
+async def test_a_close_frame_that_overfills_the_buffer_is_not_told_as_a_stall(echo: Echo, connect: Connect) -> None:
+    peer = await connect(receive_buffer=4_096)
+    await peer.send(upgrade_head())
+    connection, _ = await echo.next("opened")
+    connection.write(text_frame(b"x" * 500_000))
+    connection.write(text_frame(b"x" * (1_048_576 - connection.unsent - 10)))
+    connection.close(1001)
+    assert connection.unsent > 1_048_576
+    assert echo.told == ["opened"]
+
+
 async def test_reading_goes_on_when_the_client_reads_again(echo: Echo, connect: Connect) -> None:
     peer = await connect(receive_buffer=4_096)
     await peer.send(upgrade_head())
@@ -340,6 +351,7 @@ async def test_the_application_may_abort_from_any_call(echo: Echo, connect: Conn
     peer = await connect()
     await peer.send(upgrade_head() + text("a") + frame(BINARY, b"b") + text("c") + frame(PING))
     assert (await echo.next("closed"))[1] == 1006
+    assert echo.told == [*MOMENTS[: MOMENTS.index(moment) + 1], "closed"]
 
 
 async def test_a_client_that_vanishes_is_told_once(front: Front, echo: Echo, peer: Peer) -> None:

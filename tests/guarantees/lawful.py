@@ -61,7 +61,8 @@ def row(key: str, number: int | None) -> Row:
 class Lawful:
     """One chat: a, b, c have numbers, p has none, d (number 4) is poison; e was refused, f is not known.
 
-    `stays` is subscribed throughout, `drops` loses its connection after b and resumes, `eve` is revoked after b.
+    `stays` is subscribed throughout, `drops` loses its connection after b and resumes, `eve` is revoked after b,
+    `plain` hears one without a number while it resumes.
     """
 
     log: Log = field(default_factory=Log)
@@ -91,6 +92,9 @@ class Lawful:
         self.resumes.last, self.resumes.epoch = 2, "E"
         self.resumes.events += [Subscribed(at=44, head=4, oldest=1, epoch="E", recovered=False)]
         self.again = self.subscription("carol-3", "carol", 52, [heard("c", 3, 53), heard("d", 4, 53.5)])
+        self.plain = self.subscription("dora-1", "dora", 24.5, [heard("p", None, 26)])
+        self.plain.last, self.plain.epoch = 2, "E"
+        self.plain.events += [Subscribed(at=27, head=2, oldest=1, epoch="E", recovered=True), Closed(at=28, code=1000)]
         self.again.last, self.again.epoch = 2, "E"
         self.again.events += [Subscribed(at=54, head=4, oldest=1, epoch="E", recovered=True)]
         self.eve = self.subscription("eve-1", "eve", 1, [*self.stays.events[:3], Revoked(at=24)])

@@ -26,6 +26,7 @@ from tests.guarantees.records import (
 
 def lost_without_a_number(lawful: Lawful) -> None:
     lawful.stays.events = [event for event in lawful.stays.events if getattr(event, "message_id", "") != "p"]
+    del lawful.plain.events[0]
     lawful.without("p")
     lawful.stays.events.append(Gap(at=41, unnumbered=1))
 

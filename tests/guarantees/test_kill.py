@@ -25,7 +25,7 @@ UNDER_LOAD: list[tuple[str, tuple[int, ...]]] = [
     ("storage.mid_move", (2, 1)),
     ("storage.before_trim", (2, 1)),
     ("deadletter.before", (1, 1)),
-    ("deadletter.after", (1, 1)),
+    ("deadletter.after", (1,)),
     ("subscribe.registered", (12, 5)),
     ("subscribe.mid_replay", (3, 1)),
     ("revoke.tombstoned", (2, 1)),

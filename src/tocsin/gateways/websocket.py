@@ -187,8 +187,8 @@ class WebSocketConnection(asyncio.Protocol):
     def _accept(self, accepted: Accepted, opening: _Opening) -> None:
         self.client = accepted.client
         if self.state is not State.OPENING:  # authorize outlived its cancellation
-            self._application.opened(self)
-            self._application.closed(self, ABNORMAL)
+            self._call(self._application.opened, self)
+            self._call(self._application.closed, self, ABNORMAL)
             return
         settings, transport = self._keepalive.settings, self._transport
         self._opening = None
@@ -231,7 +231,10 @@ class WebSocketConnection(asyncio.Protocol):
             self._begin_closing(code, close_frame(code, reason))
 
     def abort(self) -> None:
-        """Cut the connection now; what is unsent is lost."""
+        """Cut the connection now; what is unsent is lost, and nothing more is handed over but `closed`."""
+        if self.state is State.OPEN or self.state is State.STALLED:
+            self.state = State.CLOSING
+            self.write = _discard
         self._transport.abort()
 
     def pause_reading(self) -> None:
@@ -296,9 +299,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _begin_closing(self, code: int, last: bytes = b"") -> None:
         self._code = code
-        self._transport.write(last)
-        self.write = _discard
         self.state = State.CLOSING
+        self.write = _discard
+        self._transport.write(last)
         self._keepalive.watch(self)
         self._pace_reading()
 

@@ -152,7 +152,7 @@ def recovered_means_everything(log: Log) -> Iterator[str]:
             if not start.recovered:
                 yield f"{subscription.connection} asked for no replay of {subscription.chat}, and was not recovered"
         elif start.recovered:
-            had = max((event.number or 0 for event in replay if isinstance(event, Heard)), default=last)
+            had = max([last, *(event.number or 0 for event in replay if isinstance(event, Heard))])
             if gap or had < start.head:
                 yield f"{name}, was called recovered at head {start.head}, and has only {had}"
         elif not (gap or start.oldest > last + 1 or last > start.head or subscription.epoch not in {None, start.epoch}):

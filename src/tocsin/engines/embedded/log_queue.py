@@ -215,7 +215,7 @@ class LogQueue:
 
     def _release(self, batch: Sequence[Message]) -> None:
         """The batch is over: the lanes of its chats go on."""
-        for name in {self._lane(message) for message in batch}:
+        for name in dict.fromkeys(map(self._lane, batch)):
             lane = self._held.get(name)
             if lane is not None and lane.entries:
                 self._work_on(name, lane)
