@@ -39,6 +39,7 @@ class DataFolder:
         self.path: Final = path
         self.database: Final = path / "tocsin.db"
         self._wal: Final = path / "tocsin.db-wal"
+        os.umask(0o077)  # what this process makes is nobody else's, whatever the folder allows
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(path)
         try:

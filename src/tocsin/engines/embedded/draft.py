@@ -12,7 +12,7 @@ import apsw
 import structlog
 
 from tocsin.bus import Receipt
-from tocsin.engines.embedded.chats import ORDINAL_MASK, Chat, Chats
+from tocsin.engines.embedded.chats import MAX_KEY, ORDINAL_MASK, Chat, Chats
 from tocsin.engines.embedded.dedupe import Claims
 from tocsin.engines.embedded.sql import QUERY
 from tocsin.errors import Refusal, after_refused
@@ -74,6 +74,11 @@ class Draft:
             chat = self._chats.get(publication.chat_id)
             if chat is None or not chat.key:
                 chat = self._load(publication.chat_id)
+            if chat.drawn_ordinal == ORDINAL_MASK or not chat.key:
+                answers.append(_no_place(publication.chat_id))
+                if chained:
+                    refused.add(publication.chat_id)
+                continue
             number = chat.drawn_sequence + 1 if publication.numbered else None
             try:
                 body = publication.render(number)
@@ -109,7 +114,7 @@ class Draft:
         if chat is None:
             found = self._connection.execute(QUERY["find_chat"], (chat_id,)).fetchone()
             chat = self._chats.add(Chat(chat_id, *cast("tuple[int, int, int]", found or ())))
-        if not chat.key:
+        if not chat.key and self.last_key < MAX_KEY:
             self.last_key += 1
             chat.give_key(self.last_key)
             self._connection.execute(QUERY["add_chat"], (chat.key, chat_id))
@@ -140,3 +145,7 @@ class Draft:
             chat.drawn_sequence, chat.drawn_ordinal = chat.sequence, chat.ordinal
         for chat in self._new:
             chat.give_key(0)
+
+
+def _no_place(chat_id: str) -> Refusal:
+    return Refusal("insufficient_storage", "The store has no place left for this chat.", chat_id=chat_id)

@@ -51,6 +51,7 @@ class Hub:
         #: A user's only connection, or all of them: most have one.
         self._by_user: dict[str, HubConnection | set[HubConnection]] = {}
         self._expiries = Expiries()
+        self._subscriptions = 0
         self.chats: Chats
         self.messages: SqliteMessages
         self.permissions: SqlitePermissions
@@ -170,6 +171,7 @@ class Hub:
         listener.missed_unnumbered = room.unnumbered
         room.pending.add(listener)
         entry.add(listener)
+        self._count_subscriptions(1)
         return listener
 
     async def is_live(self, connection_id: str, chat_id: str) -> bool:
@@ -219,6 +221,11 @@ class Hub:
     def _remove(self, listener: Listener) -> None:
         self._fan_out.leave(listener)
         listener.connection.remove(listener)
+        self._count_subscriptions(-1)
+
+    def _count_subscriptions(self, more: int) -> None:
+        self._subscriptions += more
+        self._metrics.gauge("subscriptions", self._subscriptions)
 
     async def audience(self, chat_ids: Collection[str]) -> Mapping[str, Listeners]:
         rooms = self._fan_out.rooms

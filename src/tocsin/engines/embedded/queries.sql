@@ -16,7 +16,7 @@ SELECT coalesce(max(chat_key), 0) FROM sequence_counter
 
 -- name: unmoved_chats
 SELECT chat_key, scope, sequence, ordinal FROM sequence_counter
-WHERE chat_key IN (SELECT DISTINCT place >> 40 FROM log)
+WHERE chat_key IN (SELECT DISTINCT place >> 36 FROM log)
 
 -- name: unmoved
 SELECT position, place, sequence, timestamp FROM log WHERE position > ? ORDER BY position
@@ -41,8 +41,8 @@ SET sequence = max(sequence_counter.sequence, moved.sequence),
     ordinal = max(sequence_counter.ordinal, moved.ordinal),
     first_at = coalesce(sequence_counter.first_at, moved.first_at)
 FROM (
-    SELECT place >> 40 AS chat_key, coalesce(max(sequence), 0) AS sequence,
-           max(place) & 0xffffffffff AS ordinal, min(timestamp) AS first_at
+    SELECT place >> 36 AS chat_key, coalesce(max(sequence), 0) AS sequence,
+           max(place) & 0xfffffffff AS ordinal, min(timestamp) AS first_at
     FROM log WHERE position IN (SELECT value FROM json_each(?)) GROUP BY 1
 ) AS moved
 WHERE sequence_counter.chat_key = moved.chat_key
@@ -106,14 +106,14 @@ SELECT count(*), min(place), CAST(group_concat(body, char(30)) AS BLOB) FROM (
 -- name: numbered
 SELECT count(*), max(sequence), CAST(group_concat(body, char(30)) AS BLOB) FROM (
     SELECT sequence, body FROM message_storage
-    WHERE place >> 40 = :chat_key AND sequence IS NOT NULL AND sequence BETWEEN :from AND :to
+    WHERE place >> 36 = :chat_key AND sequence IS NOT NULL AND sequence BETWEEN :from AND :to
     AND timestamp >= :first ORDER BY sequence LIMIT :limit)
 
 -- name: merged_numbered
 SELECT count(*), max(sequence), CAST(group_concat(body, char(30)) AS BLOB) FROM (
     SELECT sequence, body FROM (
         SELECT * FROM (SELECT place, sequence, timestamp, body FROM message_storage
-            WHERE place >> 40 = :chat_key AND sequence IS NOT NULL AND sequence BETWEEN :from AND :to
+            WHERE place >> 36 = :chat_key AND sequence IS NOT NULL AND sequence BETWEEN :from AND :to
             AND timestamp >= :first ORDER BY sequence LIMIT :limit)
         UNION ALL
         SELECT place, sequence, timestamp, body FROM log
@@ -121,7 +121,7 @@ SELECT count(*), max(sequence), CAST(group_concat(body, char(30)) AS BLOB) FROM 
             AND NOT EXISTS (SELECT 1 FROM message_storage AS moved WHERE moved.place = log.place)
         UNION ALL
         SELECT place, sequence, timestamp, body FROM undelivered
-            WHERE queue = 'MessageStorageQueue' AND place >> 40 = :chat_key
+            WHERE queue = 'MessageStorageQueue' AND place >> 36 = :chat_key
             AND place NOT IN (SELECT place FROM log WHERE position IN (SELECT value FROM json_each(:tail)))
             AND NOT EXISTS (SELECT 1 FROM message_storage AS moved WHERE moved.place = undelivered.place))
     WHERE sequence BETWEEN :from AND :to AND timestamp >= :first ORDER BY sequence LIMIT :limit)
@@ -134,16 +134,16 @@ SELECT place, timestamp FROM message_storage WHERE place BETWEEN ? AND ? ORDER B
 
 -- name: number_at
 SELECT sequence, timestamp FROM message_storage
-WHERE place >> 40 = ? AND sequence IS NOT NULL AND sequence >= ? ORDER BY sequence LIMIT 1
+WHERE place >> 36 = ? AND sequence IS NOT NULL AND sequence >= ? ORDER BY sequence LIMIT 1
 
 -- name: count_letter
 UPDATE sequence_counter SET first_at = min(coalesce(first_at, letter.timestamp), letter.timestamp)
 FROM (SELECT place, timestamp FROM undelivered WHERE queue = 'MessageStorageQueue' AND message_id = ?) AS letter
-WHERE sequence_counter.chat_key = letter.place >> 40
+WHERE sequence_counter.chat_key = letter.place >> 36
 
 -- name: oldest_letter
 SELECT sequence, timestamp FROM undelivered
-WHERE queue = 'MessageStorageQueue' AND place >> 40 = ? AND sequence IS NOT NULL AND timestamp >= ?
+WHERE queue = 'MessageStorageQueue' AND place >> 36 = ? AND sequence IS NOT NULL AND timestamp >= ?
 ORDER BY sequence LIMIT 1
 
 -- name: last_timestamp
@@ -188,7 +188,7 @@ FROM undelivered WHERE dead = 1 AND (:queue IS NULL OR queue = :queue) ORDER BY 
 SELECT queue, count(*) FROM undelivered WHERE dead = 1 GROUP BY queue
 
 -- name: storage_letters
-SELECT DISTINCT place >> 40 FROM undelivered WHERE queue = 'MessageStorageQueue'
+SELECT DISTINCT place >> 36 FROM undelivered WHERE queue = 'MessageStorageQueue'
 
 -- name: revive
 UPDATE undelivered SET dead = 0, attempts = 0

@@ -1,5 +1,5 @@
 -- The data folder's one database. Version 1.
--- place = chat_key << 40 | ordinal: a chat's messages lie together, in the order in which they were accepted;
+-- place = chat_key << 36 | ordinal: a chat's messages lie together, in the order in which they were accepted;
 -- number, timestamp and messageId ascend with it (one process stamps them all).
 
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -40,7 +40,7 @@ CREATE TABLE message_storage (
     timestamp INTEGER NOT NULL,
     body BLOB NOT NULL
 );
-CREATE UNIQUE INDEX sequence_index ON message_storage (place >> 40, sequence) WHERE sequence IS NOT NULL;
+CREATE UNIQUE INDEX sequence_index ON message_storage (place >> 36, sequence) WHERE sequence IS NOT NULL;
 
 -- SequenceCounterTable; scope is the chatId, first_at the timestamp of the oldest message in message_storage.
 CREATE TABLE sequence_counter (
