@@ -216,6 +216,7 @@ def _second(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
+@lru_cache(maxsize=4096)
 def rfc3339(timestamp: int) -> bytes:
     """Milliseconds since the epoch as RFC 3339: UTC, milliseconds, `Z`."""
     seconds, milliseconds = divmod(timestamp, 1000)
