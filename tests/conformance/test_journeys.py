@@ -1,4 +1,4 @@
-"""Whole journeys, from a publish to who hears it and back: the guarantees of DESIGN.md section 2.
+"""Whole journeys, from a publish to who hears it and back: what docs/contracts.md promises.
 
     publisher -> bus -> processor -> clients        beside it: bus -> message-storage -> message-retrieval
 """

@@ -1,4 +1,4 @@
-"""Permissions against a model of WIRE.md's rules: who may grant and remove what; no chat loses its last owner."""
+"""Permissions against a model of docs/permissions.md: who may grant and remove what; no chat loses its last owner."""
 
 from typing import Final
 

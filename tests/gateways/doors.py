@@ -67,7 +67,12 @@ class Doors:
             allowed_origins=frozenset({ORIGIN}),
             new_id=new_id,
         )
-        self.front: Final = Front(self.api, Conversations(service, engine.hub, new_id=new_id), new_id=new_id)
+        self.front: Final = Front(
+            self.api,
+            Conversations(service, engine.hub, new_id=new_id),
+            new_id=new_id,
+            refused=lambda code: engine.metrics.count("refusals", label=code),
+        )
         self.admin: Final = AdminApi(service, self.api, url=f"http://{HOST}/dvl", new_id=new_id)
         self.ops: Final = OpsApi(
             engine.protocols, ready=lambda: self.not_ready, expose=engine.metrics.expose, new_id=new_id

@@ -479,6 +479,35 @@ async def test_what_lacks_only_the_upgrade_is_told_so(doors: Doors) -> None:
     assert problem_of(await doors.ask("GET", "?ticket=unheard-of", user="alice")) == (401, "invalid_ticket", None)
 
 
+async def test_with_or_without_an_upgrade_401_comes_before_a_parameter_that_comes_twice(doors: Doors) -> None:
+    token = doors.token("alice")
+
+    async def both(query: str) -> tuple[int, object, object]:
+        request = problem_of(await doors.ask("GET", f"?{query}", user=None))
+        upgrade = await (await doors.connect()).upgrade(f"/dvl?{query}")
+        body = msgspec.json.decode(upgrade.body)
+        assert request == (upgrade.status, body["code"], body.get("field"))
+        return request
+
+    twice = "userId=alice&userId=alice"
+    assert await both(twice) == (401, "unauthorized", None)
+    assert await both(f"token=a.b.c&{twice}") == (401, "invalid_token", None)
+    assert await both("ticket=x&ticket=x") == (401, "invalid_ticket", None)
+    assert await both(f"token=a.b.c&token={token}") == (401, "invalid_token", None), "the first counts"
+    for doubled, field in (
+        (twice, "userId"),
+        ("epoch=a&epoch=a", "epoch"),
+        ("chatId=a&lastSequence=1&lastSequence=1", "lastSequence"),
+        (f"token={token}", "token"),
+        ("chatId=not-hers&userId=bob&epoch=a&epoch=b", "epoch"),
+    ):
+        assert await both(f"token={token}&{doubled}") == (400, "invalid_argument", field)
+
+    ticket = body_of(await doors.ask("POST", "/tickets", user="alice"))["ticket"]
+    target = f"/dvl?ticket={ticket}&ticket={ticket}"
+    assert [(await (await doors.connect()).upgrade(target)).status for _ in range(2)] == [400, 401], "it is spent"
+
+
 async def test_there_is_one_way_to_say_who_one_is(doors: Doors) -> None:
     target = f"/dvl/messages?chatId={ROOM}"
 

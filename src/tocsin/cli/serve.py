@@ -156,6 +156,28 @@ def serve(
     chats_per_connection: Annotated[
         int, _setting("CHATS_PER_CONNECTION", _LIMITS, _count, "NUMBER", "Chats that one connection may listen to.")
     ] = 300,
+    idle_limit: Annotated[
+        int,
+        _setting(
+            "IDLE_LIMIT",
+            _LIMITS,
+            values.limit,
+            "TIME",
+            "How long a connection may stand without a message either way: 10m; 0: for ever.",
+            show_default="0",
+        ),
+    ] = 0,
+    connection_life: Annotated[
+        int,
+        _setting(
+            "CONNECTION_LIFE",
+            _LIMITS,
+            values.limit,
+            "TIME",
+            "How long a connection may stand at all: 2h; 0: for ever.",
+            show_default="0",
+        ),
+    ] = 0,
     claim_capacity: Annotated[
         int,
         _setting(
@@ -214,6 +236,8 @@ def serve(
         connections_per_user=connections_per_user,
         connections_per_address=connections_per_address,
         chats_per_connection=chats_per_connection,
+        idle_limit=idle_limit,
+        connection_life=connection_life,
         claim_capacity=claim_capacity,
         failpoints=failpoints,
         log_format=cast(Literal["text", "json"], log_format),

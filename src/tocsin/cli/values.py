@@ -85,6 +85,11 @@ def duration(text: str | int) -> int:
     return length
 
 
+def limit(text: str | int) -> int:
+    """A duration, or 0: no limit."""
+    return 0 if text in ("0", 0) else duration(text)
+
+
 def moment(text: str) -> str:
     """An RFC 3339 time, normalised to UTC and milliseconds."""
     try:

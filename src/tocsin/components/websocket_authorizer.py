@@ -16,7 +16,10 @@ from tocsin.tables import Permissions, Tickets
 
 
 class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the URL and the headers of an upgrade say; of several credentials the first in docs/wire.md's order."""
+    """What the URL and the headers of an upgrade say; of several credentials the first in docs/wire.md's order.
+
+    `fault` is what is wrong with its form: it is told once it is known who asks, because 401 comes before 400.
+    """
 
     ticket: str | None = None
     token: str | None = None
@@ -24,6 +27,7 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True):
     chat_ids: tuple[str, ...] = ()
     last_sequence: str | None = None
     epoch: str | None = None
+    fault: Refusal | None = None
 
 
 class Authorization(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +55,8 @@ class WebsocketAuthorizer:
 
     async def authorize(self, request: ConnectRequest) -> Authorization:
         identity = await self._identify(request)
+        if request.fault is not None:
+            raise request.fault
         chat_ids = tuple(dict.fromkeys(request.chat_ids))
         if len(chat_ids) > self._chats_per_connection:
             raise invalid("chatId", f"A connection may listen to {self._chats_per_connection} chats.")

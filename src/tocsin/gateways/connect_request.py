@@ -2,7 +2,10 @@
 
     conversation -> read_connect_request -> websocket_authorizer
 
-Rule: of several credentials the first counts: ticket, Authorization, subprotocol, token. What comes twice is refused.
+Rules:
+- of several credentials the first counts: ticket, Authorization, subprotocol, token;
+- a parameter that comes twice is refused, but only once it is known who asks (`ConnectRequest.fault`): until then its
+  first value counts. Of two Authorization headers none does, so that is refused at once.
 """
 
 from typing import Final
@@ -14,6 +17,7 @@ from tocsin.gateways.handshake import UpgradeRequest
 #: What the upgrade is answered with, the first that is offered.
 SUBPROTOCOLS: Final = ("tocsin.v1", "tocsin")
 BEARER: Final = "bearer."
+_ONCE: Final = ("ticket", "token", "userId", "lastSequence", "epoch")
 
 
 def read_connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str | None]:
@@ -21,9 +25,7 @@ def read_connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str |
     values: dict[str, list[str]] = {}
     for name, value in request.query:
         values.setdefault(name, []).append(value)
-    for name in ("ticket", "token", "userId", "lastSequence", "epoch"):
-        if len(values.get(name, ())) > 1:
-            raise invalid(name, "It may be given once.")
+    doubled = [name for name in _ONCE if len(values.get(name, ())) > 1]
     offered = request.subprotocols()
     bearers = [offer.removeprefix(BEARER) for offer in offered if offer.startswith(BEARER)]
     subprotocol = next((name for name in SUBPROTOCOLS if name in offered), None)
@@ -47,6 +49,7 @@ def read_connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str |
             chat_ids=tuple(values.get("chatId", ())),
             last_sequence=one("lastSequence"),
             epoch=one("epoch"),
+            fault=invalid(doubled[0], "It may be given once.") if doubled else None,
         ),
         subprotocol,
     )

@@ -97,13 +97,6 @@ class Conversations:
     # -- the upgrade ---------------------------------------------------------------------------------------------------
 
     async def authorize(self, request: UpgradeRequest, peer: str) -> Accepted:
-        try:
-            return await self._authorize(request, peer)
-        except Refusal as refusal:
-            self._metrics.count("refusals", label=refusal.code)
-            raise
-
-    async def _authorize(self, request: UpgradeRequest, peer: str) -> Accepted:
         wanted, subprotocol = read_connect_request(request)
         authorization = await self._service.websocket_authorizer.authorize(wanted)
         origin = request.header("origin")

@@ -128,12 +128,15 @@ class Front:
         new_id: Callable[[], str],
         settings: FrontSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
+        refused: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`refused` hears the code of each refusal that is answered here, and not by the application `http`."""
         self.settings: Final = settings or FrontSettings()
         self.websocket: Final = websocket
         self.new_id: Final = new_id
         self.addresses: Final = Addresses(self.settings.trusted_proxies)
-        self.keepalive: Final = Keepalive(self.settings.websocket, clock)
+        self.refused: Final = refused
+        self.keepalive: Final = Keepalive(self.settings.websocket, clock, refused)
         self.arrivals: Final[set[HeadReader]] = set()
         self.uvicorn: Final = ServerState()
         self.config: Final = uvicorn.Config(
@@ -403,6 +406,7 @@ class HeadReader(asyncio.Protocol):
         connection.data_received(read)
 
     def _refuse(self, refusal: Refusal, request_id: str | None = None) -> None:
+        self._front.refused(refusal.code)
         self._transport.write(render_refusal(refusal, request_id or self._front.new_id()))
         self._transport.close()
 
@@ -506,6 +510,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _answer(self, refusal: Refusal) -> None:
         request_id = requested_id(self._header_values(b"x-request-id"), self._front.new_id)
+        self._front.refused(refusal.code)
         self.transport.write(render_refusal(refusal, request_id))
         self.transport.close()
 

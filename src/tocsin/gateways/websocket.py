@@ -4,8 +4,8 @@
         refused  -> an HTTP answer, and the connection is closed
         accepted -> 101 and the first frames in one write -> Application.opened
     socket -> data_received -> FrameReader -> Application.received          (all texts of one read in one call)
-    Application -> connection.write(frames) -> transport                    (nothing in between)
-    Keepalive.sweep -> pings, and an end to the silent, the stalled and the slow to close
+    Application -> connection.write(frames) -> transport                    (nothing in between, but an idle limit's clock)
+    Keepalive.sweep -> pings, and an end to the silent, the stalled, the slow to close, the idle and the old
 
     OPENING -> OPEN <-> STALLED -> CLOSING -> CLOSED
 
@@ -22,6 +22,7 @@ Long because a connection's states and the clocks over them are one machine; apa
 
 import asyncio
 import enum
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -47,7 +48,10 @@ _log: Final = structlog.get_logger("tocsin.gateways")
 
 
 class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a connection: bytes and seconds (docs/wire.md, Common rules and WebSocket)."""
+    """Limits of a connection: bytes and seconds (docs/wire.md, Common rules and WebSocket).
+
+    `idle_limit` and `connection_life` of 0 are none.
+    """
 
     max_message: int = frames.MAX_MESSAGE
     early_limit: int = 65_536
@@ -58,6 +62,8 @@ class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
     ping_timeout: float = 20.0
     stall_timeout: float = 30.0
     close_timeout: float = 5.0
+    idle_limit: float = 0.0
+    connection_life: float = 0.0
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +129,24 @@ class _Opening:
         self.task: asyncio.Task[None] | None = None
 
 
+class _Usage:
+    """When a connection was opened and last used: what only one has whose idleness or life is limited.
+
+    Pings, pongs and close frames are no use: they go to the transport without it.
+    """
+
+    __slots__ = ("_keepalive", "_send", "last", "opened")
+
+    def __init__(self, keepalive: "Keepalive", send: Callable[[bytes], None]) -> None:
+        self._keepalive = keepalive
+        self._send = send
+        self.opened = self.last = keepalive.now
+
+    def write(self, frames: bytes) -> None:
+        self.last = self._keepalive.now
+        self._send(frames)
+
+
 class WebSocketConnection(asyncio.Protocol):
     """A client. `client` belongs to the application; `last_active` is on the keepalive's clock, within its tick."""
 
@@ -135,6 +159,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_opening",
         "_reader",
         "_transport",
+        "_usage",
         "bucket",
         "client",
         "last_active",
@@ -155,6 +180,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._reader = FrameReader(keepalive.settings.max_message)
         self._transport: asyncio.Transport
         self._opening: _Opening | None = None
+        self._usage: _Usage | None = None
         self._code = ABNORMAL
         self._held = False
         self.bucket = 0
@@ -199,6 +225,10 @@ class WebSocketConnection(asyncio.Protocol):
         transport.write(response + accepted.frames)
         self.state = State.OPEN
         self.write = transport.write
+        if settings.idle_limit or settings.connection_life:
+            self._usage = _Usage(self._keepalive, transport.write)
+        if self._usage is not None and settings.idle_limit:
+            self.write = self._usage.write
         self._call(self._application.opened, self)
         if self.unsent > settings.write_high:
             self.pause_writing()
@@ -213,6 +243,7 @@ class WebSocketConnection(asyncio.Protocol):
             return
         self.state = State.CLOSED
         self._keepalive.discard(self)
+        self._keepalive.refused(refusal.code)
         self._transport.write(render_refusal(refusal, opening.request_id))
         self._transport.close()
         if opening.task is not None:
@@ -225,14 +256,18 @@ class WebSocketConnection(asyncio.Protocol):
         """Bytes that were written and that the kernel has not taken yet."""
         return self._transport.get_write_buffer_size()
 
+    @property
+    def _is_open(self) -> bool:
+        return self.state is State.OPEN or self.state is State.STALLED
+
     def close(self, code: int, reason: str = "") -> None:
         """Send a close frame, wait for the peer's (5 s), then cut. The first call counts."""
-        if self.state is State.OPEN or self.state is State.STALLED:
+        if self._is_open:
             self._begin_closing(code, close_frame(code, reason))
 
     def abort(self) -> None:
         """Cut the connection now; what is unsent is lost, and nothing more is handed over but `closed`."""
-        if self.state is State.OPEN or self.state is State.STALLED:
+        if self._is_open:
             self.state = State.CLOSING
             self.write = _discard
         self._transport.abort()
@@ -245,6 +280,7 @@ class WebSocketConnection(asyncio.Protocol):
     def resume_reading(self) -> None:
         self._held = False
         self.last_active = self._keepalive.now
+        self._count_use()
         self._pace_reading()
 
     # What the transport says
@@ -272,9 +308,10 @@ class WebSocketConnection(asyncio.Protocol):
                 self._hand_over(texts)
                 texts = []
                 if self.state is not State.CLOSING:
+                    self._count_use()
                     self._application.received_binary(self, event.payload)
-        if pongs:
-            self.write(b"".join(pongs))
+        if pongs and self._is_open:
+            self._transport.write(b"".join(pongs))
         self._hand_over(texts)
         if type(last := events[-1]) is Close:
             self._answer_close(last)
@@ -283,7 +320,12 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _hand_over(self, texts: list[bytes]) -> None:
         if texts and self.state is not State.CLOSING:
+            self._count_use()
             self._application.received(self, texts)
+
+    def _count_use(self) -> None:
+        if self._usage is not None:
+            self._usage.last = self._keepalive.now
 
     def _answer_close(self, close: Close) -> None:
         """The closing handshake is over, or is with our answer (RFC 6455 section 5.5.1); the server hangs up first."""
@@ -324,6 +366,7 @@ class WebSocketConnection(asyncio.Protocol):
             self.state = State.OPEN
             self._keepalive.unwatch(self)
             self.last_active = self._keepalive.now
+            self._count_use()
             self._pace_reading()
             self._call(self._application.writable, self)
 
@@ -356,23 +399,43 @@ class WebSocketConnection(asyncio.Protocol):
 
     def ping(self) -> None:
         if self.state is State.OPEN:
-            self.write(_PING)
+            self._transport.write(_PING)
 
     def end_if_silent(self, since: float) -> None:
         """Close if nothing was heard since the ping that was sent then. Whom we do not listen to is not silent."""
         if self.state is State.OPEN and not self._held and self.last_active < since:
             self.close(CloseCode.INTERNAL, "No answer to a ping.")
 
+    def end_if_overdue(self, now: float) -> None:
+        """Close who has been idle too long, or has lived long enough. Whom we do not listen to is not idle."""
+        usage, settings = self._usage, self._keepalive.settings
+        if usage is None or self.state is not State.OPEN:
+            return
+        if settings.connection_life and now - usage.opened >= settings.connection_life:
+            self.close(CloseCode.GOING_AWAY, "The connection has reached its age; open another one.")
+        elif settings.idle_limit and not self._held and now - usage.last >= settings.idle_limit:
+            self.close(CloseCode.GOING_AWAY, "The connection was idle for too long.")
+
+    def forgive(self, late: float) -> None:
+        """Our own silence was not the client's idleness."""
+        if self._usage is not None:
+            self._usage.last += late
+
 
 class Keepalive:
     """The clocks of all connections in one sweep: pings in turn, and deadlines for those that are not OPEN.
 
     Call `sweep` every `tick` seconds. The connections stand in buckets, one pinged after the other, so that an
-    interval's pings are spread over it; a bucket's moment is all that must be remembered of its members' pings.
+    interval's pings are spread over it; a bucket's moment is all that must be remembered of its members' pings. Idleness
+    and age are looked at in the same turns, 60 times in the shorter of their limits: so late may they be found.
     """
 
-    def __init__(self, settings: WebSocketSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: WebSocketSettings, clock: Callable[[], float], refused: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`refused` hears the code of each upgrade that is refused."""
         self.settings: Final = settings
+        self.refused: Final = refused
         self.now = clock()
         self.tick: Final = min(0.25, settings.ping_interval / BUCKETS, settings.close_timeout / 10)
         self._clock: Final = clock
@@ -381,6 +444,10 @@ class Keepalive:
         self._turn = 0
         self._next_ping = self.now
         self._pinged: deque[tuple[float, float, int]] = deque()  # when it is due, when it was sent, bucket
+        shortest = min(filter(None, (settings.idle_limit, settings.connection_life)), default=math.inf)
+        self._look_interval: Final = max(self.tick, shortest / 60)
+        self._next_look = self.now + self._look_interval
+        self._looked_at = 0
         self._watched: dict[WebSocketConnection, tuple[float, int]] = {}  # since when, what was unsent then
 
     def __iter__(self) -> Iterator[WebSocketConnection]:
@@ -422,6 +489,7 @@ class Keepalive:
             _, sent, bucket = self._pinged.popleft()
             for connection in tuple(self._buckets[bucket]):
                 connection.end_if_silent(sent)
+        self._end_overdue(now)
         for connection, (since, unsent) in tuple(self._watched.items()):
             self._judge(connection, now, since, unsent)
 
@@ -434,6 +502,13 @@ class Keepalive:
                 self._pinged.append((now + self.settings.ping_timeout, now, self._turn))
                 for connection in tuple(bucket):
                     connection.ping()
+
+    def _end_overdue(self, now: float) -> None:
+        while self._next_look <= now:
+            self._looked_at = (self._looked_at + 1) % BUCKETS
+            self._next_look += self._look_interval / BUCKETS
+            for connection in tuple(self._buckets[self._looked_at]):
+                connection.end_if_overdue(now)
 
     def _judge(self, connection: WebSocketConnection, now: float, since: float, unsent: int) -> None:
         settings = self.settings
@@ -451,6 +526,9 @@ class Keepalive:
 
     def _forgive(self, late: float) -> None:
         self._next_ping += late
+        self._next_look += late
+        for connection in self:
+            connection.forgive(late)
         self._pinged = deque((due + late, sent, bucket) for due, sent, bucket in self._pinged)
         self._watched = {connection: (since + late, unsent) for connection, (since, unsent) in self._watched.items()}
 

@@ -31,6 +31,7 @@ from tocsin.gateways.frames import text_frame
 from tocsin.gateways.front import Front, FrontSettings
 from tocsin.gateways.http import HttpApi
 from tocsin.gateways.ops import OpsApi
+from tocsin.gateways.websocket import WebSocketSettings
 from tocsin.identity import Keys, KeySource, KeysUnusable, TokenCheck, TokenRules
 from tocsin.service import Service
 
@@ -52,7 +53,7 @@ class StoreFailed(StartError):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting of `tocsin serve`; times in milliseconds. What it says of each stands at its flag."""
+    """Every setting of `tocsin serve`; times in milliseconds, 0: no limit. What each says stands at its flag."""
 
     data: Path = Path("data")
     host: str = "127.0.0.1"
@@ -74,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_address: int = 1_000
     chats_per_connection: int = 300
     claim_capacity: int = 2_000_000
+    idle_limit: int = 0
+    connection_life: int = 0
     failpoints: str = ""
     log_format: Literal["text", "json"] = "text"
     examples: bool = False
@@ -131,6 +134,10 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
         allowed_origins=origins,
         new_id=new_id,
     )
+
+    def count_refusal(code: str) -> None:
+        engine.metrics.count("refusals", label=code)
+
     front = Front(
         api,
         conversations,
@@ -139,7 +146,11 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
             base_path=settings.base_path,
             trusted_proxies=settings.trusted_proxy,
             connections_per_address=settings.connections_per_address,
+            websocket=WebSocketSettings(
+                idle_limit=settings.idle_limit / 1000, connection_life=settings.connection_life / 1000
+            ),
         ),
+        refused=count_refusal,
     )
     engine.start()
     service.start()
@@ -153,7 +164,7 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
         try:
             port = await front.start(settings.host, settings.port)
             url = f"http://{_in_url(settings.host)}:{port}{settings.base_path}"
-            admin = Front(AdminApi(service, api, url=url, new_id=new_id), new_id=new_id)
+            admin = Front(AdminApi(service, api, url=url, new_id=new_id), new_id=new_id, refused=count_refusal)
             fronts.append(admin)
             await admin.start_unix(settings.data / "admin.sock")
             if settings.ops_port:
