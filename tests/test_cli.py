@@ -200,6 +200,8 @@ def test_every_setting_of_the_profile_has_a_flag_with_the_same_default_and_a_var
         ("--retention", "30", "such as 30d"),
         ("--retention", "99999999d", "such as 30d"),
         ("--retention", "0s", "such as 30d"),
+        ("--idle-limit", "10", "0, or a whole number with its unit"),
+        ("--connection-life", "0h", "such as 30d"),
         ("--trusted-proxy", "10.0.0.1/8", "a network"),
         ("--allowed-origin", "https://app.example.com/", "without a path"),
         ("--allowed-origin", "*", "an origin"),

@@ -38,7 +38,7 @@ async def start_front(echo: Echo, time: Time) -> AsyncIterator[StartFront]:
         async def start(
             settings: FrontSettings | None = None, clock: Callable[[], float] = time, http: ASGIApp = echo_body
         ) -> Front:
-            front = Front(http, echo, new_id=count_ids(), settings=settings, clock=clock)
+            front = Front(http, echo, new_id=count_ids(), settings=settings, clock=clock, refused=echo.refused.append)
             echo.port = await front.start("127.0.0.1", 0)
             stack.push_async_callback(front.stop, 0.2)
             return front

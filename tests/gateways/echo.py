@@ -21,6 +21,7 @@ class Echo:
         self.door: Callable[[UpgradeRequest], Awaitable[Accepted]] = admit
         self.requests: list[tuple[UpgradeRequest, str]] = []
         self.told: list[str] = []
+        self.refused: list[str] = []
         self._happenings: asyncio.Queue[Happening] = asyncio.Queue()
         self.on: dict[str, Callable[[WebSocketConnection], None]] = {}
 

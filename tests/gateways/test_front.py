@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from tests.gateways.conftest import Connect, StartFront
 from tests.gateways.echo import Echo, Time, count_ids, echo_body, eventually
 from tests.gateways.peer import close, text, upgrade_head
+from tocsin.errors import Refusal
 from tocsin.gateways.frames import TEXT
 from tocsin.gateways.front import MAX_PIPELINED, Addresses, Front, FrontSettings
 from tocsin.gateways.handshake import UpgradeRequest
@@ -83,7 +84,6 @@ async def test_frames_behind_an_upgrade_that_was_not_made_are_not_answered(front
 async def test_a_request_that_comes_byte_by_byte_is_whole(front: Front, connect: Connect) -> None:
     for request in (POST + b"hello", upgrade_head()):
         peer = await connect()
-        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in request:
             await peer.send(bytes((byte,)))
         response = await peer.response()
@@ -288,6 +288,39 @@ async def test_an_idle_connection_is_closed(start_front: StartFront, connect: Co
     await peer.send(GET)
     assert (await peer.response()).status == 200
     assert await peer.at_end()
+
+
+async def test_each_refusal_that_is_answered_here_is_told_once_by_code(
+    start_front: StartFront, echo: Echo, time: Time, connect: Connect
+) -> None:
+    async def door(request: UpgradeRequest) -> Accepted:
+        raise Refusal("unauthorized", "Who are you?")
+
+    echo.door = door
+    front = await start_front(FrontSettings(connections_per_address=2))
+    for sent, status in (
+        (b"hello\r\n", 400),
+        (b"GET /dvl HTTP/1.1\r\nA: " + b"x" * 65_536, 431),
+        (POST[:-2] + b"A: " + b"x" * 65_536 + b"\r\n\r\n", 431),
+        (upgrade_head(), 401),
+    ):
+        peer = await connect()
+        await peer.send(sent)
+        assert (await peer.response()).status == status
+        assert await peer.at_end()
+        peer.vanish()
+    assert echo.refused == ["bad_request", "bad_request", "bad_request", "unauthorized"]
+
+    slow, slower, third, fourth = [await connect() for _ in range(4)]
+    await slow.send(b"GET /dvl")
+    await slower.send(POST + b"hell")
+    await third.send(GET)
+    assert (await third.response()).status == 429
+    assert (await fourth.upgrade()).status == 429
+    await eventually(lambda: (len(front.arrivals), len(front.uvicorn.connections)) == (1, 1))
+    time.pass_by(11.5, front.sweep)
+    assert [(await each.response()).status for each in (slow, slower)] == [408, 408]
+    assert echo.refused[4:] == ["rate_limited", "rate_limited", "bad_request", "bad_request"]
 
 
 # Who is counted

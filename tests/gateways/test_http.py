@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateways.doors import BACK_END, ORIGIN, Doors, body_of, opened, problem_of
+from tests.gateways.echo import eventually
 from tocsin.engines.file_keys import FileKeys
 from tocsin.errors import STATUS, Refusal
 from tocsin.gateways import batch
@@ -730,5 +731,8 @@ async def test_refusals_are_counted_once_by_code(doors: Doors) -> None:
     await doors.ask("POST", "/publish", entry("a b"))
     await doors.ask("POST", "/publish", {**ENTRY, "messageDeduplicationId": "a"}, headers={"idempotency-key": "b"})
     await doors.ask("GET", "/permissions", user=None)
-    assert refusals(doors) == {"not_found": 1, "invalid_json": 1, "invalid_argument": 2, "unauthorized": 1}
+    await (await doors.connect()).upgrade("/dvl?token=a.b.c")
+    await (await doors.connect()).send(b"no HTTP at all")
+    counted = {"not_found": 1, "invalid_json": 1, "invalid_argument": 2, "unauthorized": 1}
+    await eventually(lambda: refusals(doors) == {**counted, "invalid_token": 1, "bad_request": 1})
     assert set(refusals(doors)) <= set(STATUS)

@@ -1,17 +1,19 @@
 """The clocks over all connections: time is the test's, the sockets are real."""
 
 import asyncio
+import itertools
+import select
 import socket
 
 import pytest
 
-from tests.gateways.conftest import Connect
+from tests.gateways.conftest import Connect, StartFront
 from tests.gateways.echo import Echo, Time, eventually
-from tests.gateways.peer import Peer, frame, text, upgrade_head
-from tocsin.gateways.frames import PING, PONG, TEXT, text_frame
-from tocsin.gateways.front import Front
+from tests.gateways.peer import Peer, close, frame, text, upgrade_head
+from tocsin.gateways.frames import BINARY, PING, PONG, TEXT, text_frame
+from tocsin.gateways.front import Front, FrontSettings
 from tocsin.gateways.handshake import UpgradeRequest
-from tocsin.gateways.websocket import BUCKETS, Accepted, State, WebSocketConnection
+from tocsin.gateways.websocket import BUCKETS, Accepted, State, WebSocketConnection, WebSocketSettings
 
 
 @pytest.fixture
@@ -67,14 +69,15 @@ async def test_who_does_not_answer_a_ping_within_20_seconds_is_closed(
 
 
 async def test_the_pings_of_a_storm_are_spread_over_the_interval(front: Front, time: Time, connect: Connect) -> None:
-    for _ in range(20):
-        await (await connect()).upgrade()
-    pinged = []
-    for connection in front.keepalive:
-        connection.write = lambda sent: pinged.append(time.now)
-    time.pass_by(25, front.sweep)
-    assert len(pinged) == 20
-    assert len(set(pinged)) == 20 <= BUCKETS
+    peers = [await connect() for _ in range(20)]
+    for peer in peers:
+        await peer.upgrade()
+    pinged = [0]
+    for _ in range(100):
+        time.pass_by(0.25, front.sweep)
+        pinged.append(len(select.select([peer.sock for peer in peers], [], [], 0)[0]))
+    assert pinged[-1] == 20 <= BUCKETS
+    assert max(after - before for before, after in itertools.pairwise(pinged)) == 1
 
 
 async def test_a_late_sweep_is_not_held_against_the_clients(front: Front, echo: Echo, time: Time, peer: Peer) -> None:
@@ -190,6 +193,103 @@ async def test_a_client_that_hangs_up_but_does_not_read_is_cut_after_5_seconds(
     assert echo.told == ["opened"]
     time.pass_by(1, front.sweep)
     assert (await echo.next("closed"))[1] == 1006
+
+
+# An idle limit, and an end to a connection's life
+
+
+@pytest.fixture
+async def limited(start_front: StartFront) -> Front:
+    """As API Gateway has it."""
+    return await start_front(FrontSettings(websocket=WebSocketSettings(idle_limit=600, connection_life=7_200)))
+
+
+async def pass_by(front: Front, time: Time, peer: Peer, seconds: int) -> None:
+    """Lets time go by in which the client only answers pings."""
+    for _ in range(seconds // 25):
+        time.pass_by(25, front.sweep)
+        assert await peer.frame() == (PING, b"")
+        await peer.send(frame(PONG))
+        await eventually(lambda: [connection.last_active for connection in front.keepalive] == [time.now])
+
+
+async def test_who_says_and_hears_nothing_for_the_idle_limit_is_sent_away_though_it_answers_pings(
+    limited: Front, echo: Echo, time: Time, connect: Connect
+) -> None:
+    peer = await connect()
+    await peer.upgrade()
+    await peer.send(frame(PING) + frame(PING, b"2"))
+    assert [await peer.frame(), await peer.frame()] == [(PONG, b""), (PONG, b"2")]
+    await pass_by(limited, time, peer, 575)
+    time.pass_by(24.75, limited.sweep)
+    assert [connection.state for connection in limited.keepalive] == [State.OPEN]
+    time.pass_by(600 / 60 + 0.25, limited.sweep)
+    assert await peer.close_code() == 1001
+    await peer.send(close(1001))
+    assert (await echo.next("closed"))[1] == 1001
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["sends", "is sent"])
+async def test_a_message_either_way_ends_idleness(
+    limited: Front, echo: Echo, time: Time, connect: Connect, heard: bool
+) -> None:
+    peer = await connect()
+    await peer.upgrade()
+    connection, _ = await echo.next("opened")
+    for _ in range(3):
+        await pass_by(limited, time, peer, 500)
+        if heard:
+            await peer.send(frame(BINARY, b"x"))
+            assert await peer.frame() == (BINARY, b"x")
+        else:
+            connection.write(text_frame(b"x"))
+            assert await peer.frame() == (TEXT, b"x")
+    assert connection.state is State.OPEN
+
+
+async def test_whom_we_do_not_listen_to_is_not_idle(limited: Front, echo: Echo, time: Time, connect: Connect) -> None:
+    await (await connect()).upgrade()
+    connection, _ = await echo.next("opened")
+    connection.pause_reading()
+    time.pass_by(700, limited.sweep)
+    assert connection.state is State.OPEN
+    connection.resume_reading()
+    time.pass_by(15, limited.sweep)
+    assert connection.state is State.OPEN
+
+
+async def test_our_own_silence_is_not_the_clients_idleness(
+    limited: Front, echo: Echo, time: Time, connect: Connect
+) -> None:
+    await (await connect()).upgrade()
+    connection, _ = await echo.next("opened")
+    time.now += 3_600  # the process was stopped
+    limited.sweep(time.now)
+    time.pass_by(20, limited.sweep)
+    assert connection.state is State.OPEN
+
+
+@pytest.mark.parametrize("idle_limit", [0, 600])
+async def test_a_connection_has_its_life_and_no_more_however_much_is_said(
+    start_front: StartFront, time: Time, connect: Connect, idle_limit: int
+) -> None:
+    settings = WebSocketSettings(idle_limit=idle_limit, connection_life=300)
+    front = await start_front(FrontSettings(websocket=settings))
+    peer = await connect()
+    await peer.upgrade()
+    for _ in range(11):
+        await pass_by(front, time, peer, 25)
+        await peer.send(text("x"))
+        assert await peer.frame() == (TEXT, b"x")
+    time.pass_by(24.75, front.sweep)
+    assert [connection.state for connection in front.keepalive] == [State.OPEN]
+    time.pass_by(300 / 60 + 0.25, front.sweep)
+    assert await peer.close_code() == 1001
+
+
+async def test_without_limits_an_idle_connection_stays(front: Front, time: Time, peer: Peer) -> None:
+    await pass_by(front, time, peer, 2_000)
+    assert [connection.state for connection in front.keepalive] == [State.OPEN]
 
 
 async def test_an_upgrade_that_is_not_decided_within_10_seconds_is_answered_503(

@@ -45,7 +45,7 @@ MUTANTS: Final = [
     ),
     Mutant(
         name="head in memory moved before the commit",
-        file=f"{EMBEDDED}/group_commit.py",
+        file=f"{EMBEDDED}/draft.py",
         edits=(("chat.drawn_sequence = number", "chat.drawn_sequence = chat.sequence = number"),),
         test=killed("commit.before_sync"),
     ),
@@ -91,11 +91,11 @@ MUTANTS: Final = [
     ),
     Mutant(
         name="a new number on retry",
-        file=f"{EMBEDDED}/log_queue.py",
+        file=f"{EMBEDDED}/tries.py",
         edits=(
             (
-                "await self._consumer([message])",
-                'await self._consumer([__import__("msgspec").structs.replace(message, sequence_number=9_999)])',
+                "await self.consumer([message])",
+                'await self.consumer([__import__("msgspec").structs.replace(message, sequence_number=9_999)])',
             ),
         ),
         test=RETRY,
@@ -108,10 +108,13 @@ MUTANTS: Final = [
     ),
     Mutant(
         name="dedupe remembered outside the commit",
-        file=f"{EMBEDDED}/group_commit.py",
+        file=f"{EMBEDDED}/draft.py",
         edits=(
-            ("            self._claims.write(connection, now)\n", ""),
-            ("        self._settle(appends,", "        self._claims.write(connection, now); self._settle(appends,"),
+            ("        self._claims.write(self._connection, self._now)\n", ""),
+            (
+                "self._claims.settle(self._now, committed=True)",
+                "self._claims.write(self._connection, self._now); self._claims.settle(self._now, committed=True)",
+            ),
         ),
         test=killed("commit.after_sync"),
     ),
@@ -134,11 +137,11 @@ MUTANTS: Final = [
     ),
     Mutant(
         name="a dead letter's gap one short",
-        file=f"{EMBEDDED}/hub.py",
+        file=f"{EMBEDDED}/fan_out.py",
         edits=(
             (
-                "gap = self._frame(_gap(room.chat_id, first, last, 0))",
-                "gap = self._frame(_gap(room.chat_id, first, last - 1, 0))",
+                "frame = self.frame(gap(room.chat_id, first, last, 0))",
+                "frame = self.frame(gap(room.chat_id, first, last - 1, 0))",
             ),
         ),
         test=POISON,

@@ -132,9 +132,6 @@ class Service:
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 

@@ -120,8 +120,9 @@ def known_numbers(log: Log) -> dict[tuple[str, str], int]:
 
 
 def distinct(seen: Iterator[Sighting]) -> list[Sighting]:
-    """The first of each (epoch, chat, number, messageId): judging a million equal ones says no more."""
-    first: dict[tuple[str | None, str, int | None, str], Sighting] = {}
+    """The first of those that say the same of a message: judging a million equal ones says no more."""
+    first: dict[tuple[str | None, str, int | None, str, str, str], Sighting] = {}
     for each in seen:
-        first.setdefault((each.epoch, each.chat, each.number, each.message_id), each)
+        said = (each.epoch, each.chat, each.number, each.message_id, each.timestamp, each.digest)
+        first.setdefault(said, each)
     return list(first.values())

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guarantees.mutants import Mutant, Trial
-
-pytestmark = pytest.mark.slow
+from tests.guarantees.mutants import ROOT, Mutant, Trial
+from tests.guarantees.mutants_list import MUTANTS
 
 TEST = "test_sum.py::test_sums"
 
@@ -29,6 +28,7 @@ def mutant(old: str, new: str, test: str = TEST) -> Mutant:
     return Mutant(name="one", file="src/sum.py", edits=((old, new),), test=test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tried", "outcome", "why"),
     [
@@ -47,6 +47,17 @@ def test_a_mutant_is_judged_by_a_test_that_was_sound(trial: Trial, tried: Mutant
     assert (verdict.outcome, verdict.why[: len(why)]) == (outcome, why)
 
 
+@pytest.mark.slow
 def test_the_copy_is_whole_again_after_a_mutant(trial: Trial, tmp_path: Path) -> None:
     for _ in range(2):
         assert trial.run(mutant("left + right", "left - right")).outcome == "caught"
+
+
+@pytest.mark.parametrize("listed", MUTANTS, ids=lambda listed: listed.name)
+def test_no_mutant_is_outgrown_by_the_code(listed: Mutant) -> None:
+    text = (ROOT / listed.file).read_text()
+    for old, new in listed.edits:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    compile(text, listed.file, "exec")
+    assert (ROOT / listed.test.partition("::")[0]).exists()

@@ -161,7 +161,7 @@ def serve(
         _setting(
             "IDLE_LIMIT",
             _LIMITS,
-            values.limit,
+            values.time_limit,
             "TIME",
             "How long a connection may stand without a message either way: 10m; 0: for ever.",
             show_default="0",
@@ -172,7 +172,7 @@ def serve(
         _setting(
             "CONNECTION_LIFE",
             _LIMITS,
-            values.limit,
+            values.time_limit,
             "TIME",
             "How long a connection may stand at all: 2h; 0: for ever.",
             show_default="0",

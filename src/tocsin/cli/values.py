@@ -19,6 +19,7 @@ from tocsin.topology import QUEUES
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 #: 100 years; more was meant in another unit.
 _LONGEST_MS: Final = 36_500 * 86_400_000
+_DURATION: Final = "a whole number with its unit, ms, s, m, h or d, such as 30d or 12h, up to 36500d"
 _LARGEST: Final = 1e12
 _SWITCH: Final = {
     "1": True,
@@ -81,13 +82,16 @@ def duration(text: str | int) -> int:
     match = re.fullmatch(r"(\d{1,15})(ms|[smhd])", text, re.ASCII)
     length = int(match[1]) * _MILLISECONDS[match[2]] if match else 0
     if not 0 < length <= _LONGEST_MS:
-        raise refuse(text, "a whole number with its unit, ms, s, m, h or d, such as 30d or 12h, up to 36500d")
+        raise refuse(text, _DURATION)
     return length
 
 
-def limit(text: str | int) -> int:
-    """A duration, or 0: no limit."""
-    return 0 if text in ("0", 0) else duration(text)
+def time_limit(text: str | int) -> int:
+    """As `duration`, or 0: no limit."""
+    try:
+        return 0 if text == "0" else duration(text)
+    except typer.BadParameter:
+        raise refuse(text, f"0, or {_DURATION}") from None
 
 
 def moment(text: str) -> str:

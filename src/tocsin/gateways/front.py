@@ -412,7 +412,7 @@ class HeadReader(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Cut a head that takes too long."""
-        if now - self._since >= self._front.settings.request_timeout:
+        if now - self._since >= self._front.settings.request_timeout and not self._transport.is_closing():
             self._refuse(_too_slow())
 
     def abort(self) -> None:

@@ -4,7 +4,7 @@
         refused  -> an HTTP answer, and the connection is closed
         accepted -> 101 and the first frames in one write -> Application.opened
     socket -> data_received -> FrameReader -> Application.received          (all texts of one read in one call)
-    Application -> connection.write(frames) -> transport                    (nothing in between, but an idle limit's clock)
+    Application -> connection.write(frames) -> transport                    (in between at most an idle limit's clock)
     Keepalive.sweep -> pings, and an end to the silent, the stalled, the slow to close, the idle and the old
 
     OPENING -> OPEN <-> STALLED -> CLOSING -> CLOSED
@@ -426,8 +426,8 @@ class Keepalive:
     """The clocks of all connections in one sweep: pings in turn, and deadlines for those that are not OPEN.
 
     Call `sweep` every `tick` seconds. The connections stand in buckets, one pinged after the other, so that an
-    interval's pings are spread over it; a bucket's moment is all that must be remembered of its members' pings. Idleness
-    and age are looked at in the same turns, 60 times in the shorter of their limits: so late may they be found.
+    interval's pings are spread over it; a bucket's moment is all that must be remembered of its members' pings. In the
+    same way the idle and the old are looked for, bucket by bucket, 60 times within the shorter of the two limits.
     """
 
     def __init__(
@@ -447,7 +447,7 @@ class Keepalive:
         shortest = min(filter(None, (settings.idle_limit, settings.connection_life)), default=math.inf)
         self._look_interval: Final = max(self.tick, shortest / 60)
         self._next_look = self.now + self._look_interval
-        self._looked_at = 0
+        self._look_turn = 0
         self._watched: dict[WebSocketConnection, tuple[float, int]] = {}  # since when, what was unsent then
 
     def __iter__(self) -> Iterator[WebSocketConnection]:
@@ -505,9 +505,9 @@ class Keepalive:
 
     def _end_overdue(self, now: float) -> None:
         while self._next_look <= now:
-            self._looked_at = (self._looked_at + 1) % BUCKETS
+            self._look_turn = (self._look_turn + 1) % BUCKETS
             self._next_look += self._look_interval / BUCKETS
-            for connection in tuple(self._buckets[self._looked_at]):
+            for connection in tuple(self._buckets[self._look_turn]):
                 connection.end_if_overdue(now)
 
     def _judge(self, connection: WebSocketConnection, now: float, since: float, unsent: int) -> None:

@@ -41,6 +41,9 @@ class FanOut:
         self.rooms: Final[dict[str, Room]] = {}
         self._gathering: list[Room] = []
         self._pace = PACE_SECONDS
+        #: What was written in this turn of the loop, and when the first of it was.
+        self._written: list[Room] = []
+        self._writing_since = 0.0
         self._sweeper: asyncio.Task[None] | None = None
         #: Unnumbered messages that were delivered and that their queue still holds.
         self._unsettled: set[str] = set()
@@ -188,9 +191,23 @@ class FanOut:
         gathered.clear()
         room.gathered_bytes = 0
         room.written_cursor, room.written_unnumbered = room.cursor, room.unnumbered
+        room.written_at = self._clock.monotonic()
+        if not self._written:
+            self._writing_since = room.written_at
+            asyncio.get_running_loop().call_soon(self._handed_over)
+        self._written.append(room)
         for listener in room.snapshot():
             listener.connection.socket.write(frames)  # type: ignore[union-attr]
-        room.written_at = self._clock.monotonic()
+
+    def _handed_over(self) -> None:
+        """A transport sends at the end of the loop's turn: only now is it known how long that took. A room's silence
+        begins here, and twice the time is what everyone gathers, or the hub would do nothing but send."""
+        now = self._clock.monotonic()
+        for room in self._written:
+            room.written_at = now
+        self._written.clear()
+        took = now - self._writing_since
+        self._pace = min(MAX_PACE_SECONDS, max(PACE_SECONDS, 2 * took, 0.9 * self._pace))
 
     async def _sweep(self) -> None:
         try:
@@ -201,22 +218,17 @@ class FanOut:
             self._sweeper = None
 
     def _sweep_rooms(self) -> None:
-        """Writes the rooms whose pace has come; when that takes over half the sweep's time, everyone gathers longer."""
-        began = self._clock.monotonic()
+        """Writes the rooms whose pace has come."""
+        now = self._clock.monotonic()
         waiting, self._gathering = self._gathering, []
         for room in waiting:
             if not room.gathered:
                 room.is_waiting = False
-            elif began - room.written_at >= self._pace:
+            elif now - room.written_at >= self._pace:
                 room.is_waiting = False
                 self._write_room(room)
             else:
                 self._gathering.append(room)
-        took = self._clock.monotonic() - began
-        if took > SWEEP_SECONDS / 2:
-            self._pace = min(MAX_PACE_SECONDS, max(self._pace * 1.25, 2 * took))
-        else:
-            self._pace = max(PACE_SECONDS, self._pace * 0.95)
 
     def flush_all(self) -> None:
         """Writes what every room has gathered: the service is about to stop."""
