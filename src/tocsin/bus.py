@@ -68,13 +68,20 @@ class Bus(Protocol):
         """Hands the queue's messages to `consumer` from now on."""
         ...
 
-    async def dead_letters(self, queue: Queue | None = None, *, limit: int = 100) -> Sequence[DeadLetter]: ...
-
-    async def replay(self, letter_ids: Sequence[str]) -> int:
-        """Puts dead letters back into their queues, with the id and number they have; how many there were."""
+    async def dead_letters(
+        self, queue: Queue | None = None, *, letter_id: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetter]:
+        """In the order in which they first failed; with `letter_id` that one alone, if it is there."""
         ...
 
-    async def purge(self, letter_ids: Sequence[str]) -> int: ...
+    async def replay(self, letter_ids: Sequence[str] | None) -> int:
+        """Puts dead letters back into their queues, with the id and number they have; how many there were.
+        None: all that are there now, each once, also if it dies again meanwhile."""
+        ...
+
+    async def purge(self, letter_ids: Sequence[str] | None) -> int:
+        """Deletes dead letters; how many there were. None: all that are there now, and none that comes later."""
+        ...
 
     async def depths(self) -> Sequence[Depth]: ...
 

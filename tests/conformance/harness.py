@@ -235,6 +235,10 @@ class Harness(ABC):
             self.clock.advance(0.05)
             await turns()
 
+    async def processed(self) -> None:
+        """Returns when all that was accepted is done. No time passes: what rooms gather stays gathered."""
+        await self.engine.bus.drain()
+
     def meddle(self, queue: Queue, meddler: Consumer) -> Callable[[], None]:
         """Is awaited before the queue's consumer, and may fail or hold up a batch; returns what ends it."""
         meddlers = self._meddlers.setdefault(queue.name, [])
@@ -473,13 +477,15 @@ class _Tapped:
     ) -> Sequence[Receipt | Refusal]:
         return await self._bus.publish(publications, chained=chained)
 
-    async def dead_letters(self, queue: Queue | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        return await self._bus.dead_letters(queue, limit=limit)
+    async def dead_letters(
+        self, queue: Queue | None = None, *, letter_id: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetter]:
+        return await self._bus.dead_letters(queue, letter_id=letter_id, limit=limit)
 
-    async def replay(self, letter_ids: Sequence[str]) -> int:
+    async def replay(self, letter_ids: Sequence[str] | None) -> int:
         return await self._bus.replay(letter_ids)
 
-    async def purge(self, letter_ids: Sequence[str]) -> int:
+    async def purge(self, letter_ids: Sequence[str] | None) -> int:
         return await self._bus.purge(letter_ids)
 
     async def depths(self) -> Sequence[Depth]:

@@ -37,10 +37,14 @@ class EngineMachine(RuleBasedStateMachine):
     def run(self, coroutine: Coroutine[None, None, T]) -> T:
         return self._runner.run(coroutine)
 
+    def conclude(self) -> None:
+        """What must hold when all is over."""
+
     def teardown(self) -> None:
         try:
-            self.run(self.harness.stop())
+            self.conclude()
         finally:
+            self.run(self.harness.stop())
             self._runner.close()
             shutil.rmtree(self._path)
 

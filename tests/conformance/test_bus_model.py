@@ -132,11 +132,10 @@ class BusMachine(EngineMachine):
             assert (head.sequence, head.oldest) == (len(numbers), 1)
             assert await self.harness.numbered(chat_id) == numbers
 
-    def teardown(self) -> None:
+    def conclude(self) -> None:
         self.run(self.harness.settle())
         for queue, recorders in self.queues.items():
             self.check_queue(queue, recorders)
-        super().teardown()
 
     def check_queue(self, queue: Queue, lives: list[Recorder]) -> None:
         """Each message was handed over, in a FIFO chat in order, and in one life once."""

@@ -4,16 +4,19 @@ What a rule begins it does not wait for: publishes, replays and deliveries overl
 """
 
 import asyncio
+from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule
+from hypothesis.stateful import rule
 
 from tests.conformance.harness import BACK_END, Client
 from tests.conformance.machine import EngineMachine, Make, run_machine
 from tests.conformance.test_bus_model import EXAMPLES
 from tests.manual_clock import turns
+from tocsin.message import Message
+from tocsin.topology import WEBSOCKET_FIFO_QUEUE
 
 CHATS = ["c1", "c2"]
 chats, numbers = st.sampled_from(CHATS), st.integers(0, 2)
@@ -28,13 +31,31 @@ class Listening(msgspec.Struct):
 
 
 class ResumeMachine(EngineMachine):
-    @initialize()
-    def connect(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.clients: list[Client] = [self.run(self.harness.connect(BACK_END)) for _ in range(3)]
         self.listening: dict[tuple[int, str], list[Listening]] = {}
         self.publishing: list[asyncio.Task[None]] = []
         #: What each connection has asked for, one after another, as a gateway has it.
         self.asked: list[asyncio.Task[None] | None] = [None] * 3
+        #: Set while the processor may go on: delivery can fall behind the store.
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.harness.meddle(WEBSOCKET_FIFO_QUEUE, self._hold_up)
+
+    async def _hold_up(self, messages: Sequence[Message]) -> None:
+        await self.flowing.wait()
+
+    @rule()
+    def hold_up_delivery(self) -> None:
+        self.flowing.clear()
+
+    @rule()
+    def let_delivery_go_on(self) -> None:
+        self.run(self._go_on())
+
+    async def _go_on(self) -> None:
+        self.flowing.set()
 
     @rule(chat=chats, count=st.integers(1, 4))
     def publish(self, chat: str, count: int) -> None:
@@ -99,17 +120,16 @@ class ResumeMachine(EngineMachine):
         self.run(self._settle())
 
     async def _settle(self) -> None:
+        self.flowing.set()
         await self.harness.clock.run(asyncio.gather(*self.publishing, *filter(None, self.asked)))
         await self.harness.settle()
 
-    def teardown(self) -> None:
-        if hasattr(self, "clients"):
-            self.run(self._settle())
-            for (client, chat), past in self.listening.items():
-                head = self.run(self.harness.head(chat))
-                for subscription in past:
-                    self.check(self.clients[client], chat, subscription, head)
-        super().teardown()
+    def conclude(self) -> None:
+        self.run(self._settle())
+        for (client, chat), past in self.listening.items():
+            head = self.run(self.harness.head(chat))
+            for subscription in past:
+                self.check(self.clients[client], chat, subscription, head)
 
     def check(self, client: Client, chat: str, subscription: Listening, head: int) -> None:
         frames = [

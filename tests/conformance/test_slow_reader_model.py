@@ -3,7 +3,7 @@
 from collections import Counter
 
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule
+from hypothesis.stateful import rule
 
 from tests.conformance.harness import BACK_END, Client
 from tests.conformance.machine import EngineMachine, Make, run_machine
@@ -16,8 +16,8 @@ chats, readers = st.sampled_from(CHATS), st.integers(0, 1)
 
 
 class SlowReaderMachine(EngineMachine):
-    @initialize()
-    def connect(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.clients: list[Client] = [self.run(self.harness.connect(BACK_END, *CHATS)) for _ in range(2)]
         self.published: Counter[tuple[str, MessageType]] = Counter()
 
@@ -69,13 +69,11 @@ class SlowReaderMachine(EngineMachine):
     def settle(self) -> None:
         self.run(self.harness.settle())
 
-    def teardown(self) -> None:
-        if hasattr(self, "clients"):
-            self.run(self._all_read_on())
-            for client in self.clients:
-                for chat in CHATS:
-                    self.check(client, chat)
-        super().teardown()
+    def conclude(self) -> None:
+        self.run(self._all_read_on())
+        for client in self.clients:
+            for chat in CHATS:
+                self.check(client, chat)
 
     async def _all_read_on(self) -> None:
         await self.harness.settle()

@@ -37,7 +37,6 @@ from tocsin.topology import QUEUES
 
 T = TypeVar("T")
 
-_EVERY: Final = 1 << 31
 #: Who opens the folder may do everything; this is what `grantedBy` says then.
 OWNER: Final = Identity(user_id="admin", scopes=SCOPES, expires_at=1 << 62)
 
@@ -108,12 +107,12 @@ class FolderClient:
     # -- Administration ------------------------------------------------------------------------------------------------
 
     def dead_letters(self, queue: str | None, limit: int) -> Sequence[Letter]:
-        return [_letter(found) for found in self._run(self._dead_letters(queue, limit))]
+        named = next((each for each in QUEUES if queue in (each.name, each.dead_letters)), None)
+        return [_letter(found) for found in self._run(self._engine.bus.dead_letters(named, limit=limit))]
 
     def dead_letter(self, letter_id: str) -> Letter:
-        for letter in self.dead_letters(None, _EVERY):
-            if letter.letter_id == letter_id:
-                return letter
+        for found in self._run(self._engine.bus.dead_letters(letter_id=letter_id)):
+            return _letter(found)
         raise Refused("not_found", "There is no such dead letter.")
 
     def replay(self, letter_ids: Sequence[str] | None) -> int:
@@ -121,24 +120,12 @@ class FolderClient:
         return self._run(self._replay(letter_ids))
 
     def purge(self, letter_ids: Sequence[str] | None) -> int:
-        return self._run(self._purge(letter_ids))
-
-    async def _dead_letters(self, queue: str | None, limit: int) -> Sequence[DeadLetter]:
-        named = next((each for each in QUEUES if queue in (each.name, each.dead_letters)), None)
-        return await self._engine.bus.dead_letters(named, limit=limit)
+        return self._run(self._engine.bus.purge(letter_ids))
 
     async def _replay(self, letter_ids: Sequence[str] | None) -> int:
-        count = await self._engine.bus.replay(await self._named(letter_ids))
+        count = await self._engine.bus.replay(letter_ids)
         await self._engine.bus.drain()
         return count
-
-    async def _purge(self, letter_ids: Sequence[str] | None) -> int:
-        return await self._engine.bus.purge(await self._named(letter_ids))
-
-    async def _named(self, letter_ids: Sequence[str] | None) -> Sequence[str]:
-        if letter_ids is not None:
-            return letter_ids
-        return [letter.letter_id for letter in await self._engine.bus.dead_letters(limit=_EVERY)]
 
 
 async def _open(settings: EmbeddedSettings) -> tuple[EmbeddedEngine, Service]:

@@ -32,8 +32,6 @@ from tocsin.topology import QUEUES, Queue
 #: A folder's owner does not expire: the end of the year 9999.
 ADMIN: Final = Identity(user_id="admin", scopes=SCOPES, expires_at=253_402_300_799_000)
 MAX_LETTERS: Final = 1_000
-#: Letters that are replayed or purged at a time, where all are.
-SLICE: Final = 500
 
 
 class LettersQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,41 +98,15 @@ class AdminApi:
 
     async def _show_letter(self, request: Request) -> Answer:
         request.refuse_query()
-        limit = MAX_LETTERS
-        while True:  # the bus lists in order, from the beginning
-            letters = await self._bus.dead_letters(limit=limit)
-            for letter in letters[-MAX_LETTERS:]:
-                if letter.letter_id == request.rest:
-                    return answer_json(_letter(letter))
-            if len(letters) < limit:
-                raise Refusal("not_found", "There is no such dead letter.")
-            limit += MAX_LETTERS
+        for letter in await self._bus.dead_letters(letter_id=request.rest):
+            return answer_json(_letter(letter))
+        raise Refusal("not_found", "There is no such dead letter.")
 
     async def _replay(self, request: Request) -> Answer:
-        choice = await _read_choice(request)
-        if choice.letter_ids is not None:
-            return answer_json({"count": await self._bus.replay(choice.letter_ids)})
-        # One that dies again meanwhile is not tried again. It stands before the rest, so the slice grows by it.
-        tried: set[str] = set()
-        replayed, limit = 0, SLICE
-        while True:
-            letters = await self._bus.dead_letters(limit=limit)
-            fresh = [letter.letter_id for letter in letters if letter.letter_id not in tried]
-            if fresh:
-                replayed += await self._bus.replay(fresh)
-                tried.update(fresh)
-            elif len(letters) < limit:
-                return answer_json({"count": replayed})
-            limit = SLICE + len(letters) - len(fresh)
+        return answer_json({"count": await self._bus.replay(await _read_choice(request))})
 
     async def _purge(self, request: Request) -> Answer:
-        choice = await _read_choice(request)
-        if choice.letter_ids is not None:
-            return answer_json({"count": await self._bus.purge(choice.letter_ids)})
-        purged = 0
-        while letters := await self._bus.dead_letters(limit=SLICE):
-            purged += await self._bus.purge([letter.letter_id for letter in letters])
-        return answer_json({"count": purged})
+        return answer_json({"count": await self._bus.purge(await _read_choice(request))})
 
     async def _list_depths(self, request: Request) -> Answer:
         request.refuse_query()
@@ -149,14 +121,14 @@ async def _identify(_request: Request) -> Identity:
     return ADMIN
 
 
-async def _read_choice(request: Request) -> LetterChoice:
-    """Which letters: these, or all; nothing destructive is done to what was not named."""
+async def _read_choice(request: Request) -> list[str] | None:
+    """Which letters: these, or None, all; nothing destructive is done to what was not named."""
     body = await request.json_body(MAX_MESSAGE_BYTES)
     request.refuse_query()
     choice = strict_json.decode(body, _choice)
     if choice.all == (choice.letter_ids is not None):
         raise invalid("letterIds", 'Either {"letterIds":[…]} or {"all":true}.')
-    return choice
+    return choice.letter_ids
 
 
 def _queue(name: str) -> Queue:

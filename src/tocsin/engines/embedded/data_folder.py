@@ -20,10 +20,10 @@ import apsw
 from tocsin.engines.embedded.sql import QUERY, SCHEMA, SCHEMA_VERSION
 
 SPARE_BYTES: Final = 2 * 1024 * 1024
-PAGE_BYTES: Final = 8192
+PAGE_BYTES: Final = 4096
 #: How often a checkpoint is begun again for what came meanwhile, and how many pages are left to the writer's turn.
 CHECKPOINT_ROUNDS: Final = 4
-CHECKPOINT_REST_PAGES: Final = 200
+CHECKPOINT_REST_PAGES: Final = 400
 #: How long the check at the start may take; stores that need longer are checked in the background.
 CHECK_SECONDS: Final = 0.5
 

@@ -147,7 +147,7 @@ WHERE queue = 'MessageStorageQueue' AND place >> 36 = ? AND sequence IS NOT NULL
 ORDER BY sequence LIMIT 1
 
 -- name: last_timestamp
-SELECT max(coalesce((SELECT max(timestamp) FROM log), 0),
+SELECT max(coalesce((SELECT timestamp FROM log ORDER BY position DESC LIMIT 1), 0),
            coalesce((SELECT value FROM meta WHERE name = 'last_timestamp'), 0))
 
 -- name: expired_chats
@@ -183,6 +183,14 @@ SELECT 1 FROM undelivered WHERE queue = ? AND message_id = ?
 -- name: dead_letters
 SELECT letter_id, queue, message_id, sequence, reason, attempts, first_failed_at, last_failed_at, body
 FROM undelivered WHERE dead = 1 AND (:queue IS NULL OR queue = :queue) ORDER BY letter_id LIMIT :limit
+
+-- name: dead_letter
+SELECT letter_id, queue, message_id, sequence, reason, attempts, first_failed_at, last_failed_at, body
+FROM undelivered WHERE dead = 1 AND (:queue IS NULL OR queue = :queue)
+AND letter_id IN (SELECT value FROM json_each(:letter_ids))
+
+-- name: dead_letter_ids
+SELECT letter_id FROM undelivered WHERE dead = 1 ORDER BY letter_id
 
 -- name: count_dead_letters
 SELECT queue, count(*) FROM undelivered WHERE dead = 1 GROUP BY queue

@@ -33,6 +33,8 @@ from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, Queue, topic_of
 log = structlog.get_logger(__name__)
 
 WATCH_SECONDS: Final = 0.1
+#: Dead letters that are replayed or purged in one turn of the writer's.
+LETTERS_SLICE: Final = 500
 
 
 class SqliteBus:
@@ -179,27 +181,36 @@ class SqliteBus:
         if queue is MESSAGE_STORAGE_QUEUE:
             self._storage.consume(consumer)
 
-    async def dead_letters(self, queue: Queue | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        name = None if queue is None else queue.name
+    async def dead_letters(
+        self, queue: Queue | None = None, *, letter_id: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetter]:
+        query = QUERY["dead_letters" if letter_id is None else "dead_letter"]
+        wanted = {"queue": None if queue is None else queue.name, "letter_ids": _numbers([letter_id or ""])}
         rows = await self.commits.write(
-            lambda connection: connection.execute(QUERY["dead_letters"], {"queue": name, "limit": limit}).fetchall()
+            lambda connection: connection.execute(query, {**wanted, "limit": limit}).fetchall()
         )
         return [_letter(row) for row in cast("list[LetterRow]", rows)]
 
-    async def replay(self, letter_ids: Sequence[str]) -> int:
-        rows = await self.commits.write(
-            lambda connection: connection.execute(QUERY["revive"], (_numbers(letter_ids),)).fetchall()
-        )
+    async def replay(self, letter_ids: Sequence[str] | None) -> int:
+        return sum([await self._replay(part) for part in await self._slices(letter_ids)])
+
+    async def _replay(self, letter_ids: Sequence[str]) -> int:
+        numbers = (_numbers(letter_ids),)
+        rows = await self.commits.write(lambda connection: connection.execute(QUERY["revive"], numbers).fetchall())
         for name, body in cast("list[tuple[str, bytes]]", rows):
             self._queues[name].resume([Entry(read_back(body), kept=True)])
         self._metrics.count("replays", len(rows))
         return len(rows)
 
-    async def purge(self, letter_ids: Sequence[str]) -> int:
+    async def purge(self, letter_ids: Sequence[str] | None) -> int:
         """What storage failed at has no other copy: its number stays in history, without what was published."""
+        return sum([await self._purge(part) for part in await self._slices(letter_ids)])
+
+    async def _purge(self, letter_ids: Sequence[str]) -> int:
+        numbers = (_numbers(letter_ids),)
 
         def job(connection: apsw.Connection) -> int:
-            rows = connection.execute(QUERY["purge"], (_numbers(letter_ids),)).fetchall()
+            rows = connection.execute(QUERY["purge"], numbers).fetchall()
             for queue, place, sequence, timestamp, body in cast("list[PurgedRow]", rows):
                 if queue == MESSAGE_STORAGE_QUEUE.name:
                     connection.execute(QUERY["store"], (place, sequence, timestamp, erase(body)))
@@ -208,6 +219,13 @@ class SqliteBus:
             return len(rows)
 
         return await self.commits.write(job)
+
+    async def _slices(self, letter_ids: Sequence[str] | None) -> list[Sequence[str]]:
+        """So many at a time that no commit waits long; None: all that are dead now."""
+        if letter_ids is None:
+            rows = await self.commits.write(lambda connection: connection.execute(QUERY["dead_letter_ids"]).fetchall())
+            letter_ids = [str(number) for (number,) in cast("list[tuple[int]]", rows)]
+        return [letter_ids[first : first + LETTERS_SLICE] for first in range(0, len(letter_ids), LETTERS_SLICE)]
 
     async def depths(self) -> Sequence[Depth]:
         rows = await self.commits.write(lambda connection: connection.execute(QUERY["count_dead_letters"]).fetchall())
@@ -277,8 +295,8 @@ class SqliteBus:
 
 
 def _numbers(letter_ids: Sequence[str]) -> str:
-    """As JSON for the queries; an id that is no number is nobody's."""
-    return str([int(letter_id) for letter_id in letter_ids if letter_id.isascii() and letter_id.isdigit()])
+    """As JSON for the queries; an id that is no number, or too long a one, is nobody's."""
+    return str([int(each) for each in letter_ids if each.isascii() and each.isdigit() and len(each) <= 18])
 
 
 PurgedRow = tuple[str, int, int | None, int, bytes]
