@@ -126,7 +126,7 @@ class Pipeline:
     peer_limit: float = 0  # what another server is granted instead
     of: str = "delivery"  # or "ack": what is timed and counted
     dedupe_every: int = 0
-    window: int = 64
+    window: int = 12
     seconds: float = 3
     shares: tuple[float, float] = (0.05, 0.2)  # the baseline and Centrifugo climb the same ladder, scaled
 

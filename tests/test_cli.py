@@ -1,12 +1,14 @@
-"""The command line, run as a program: against a service over its URL, over its folder's socket, and on a folder alone.
+"""The command line: against a service over its URL, over its folder's socket, and on a folder alone.
 
-Rule: a service is started by `tocsin serve`, which says when it is ready, and is ended by its process. A command is a
-process, too; only where it ends before it does anything, for one of many wrong words, `run` is called: that is faster.
+Rule: a service is started by `tocsin serve`, which says when it is ready, and is ended by its process. A command is
+called here, as its process would call it, because that is faster; where it is about the process (pipes, signals, how it
+starts and ends) it is one.
 """
 
 import contextlib
 import fcntl
 import inspect
+import io
 import os
 import re
 import signal
@@ -15,15 +17,18 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import pytest
+import structlog
 from packaging.requirements import Requirement
 
 from tocsin.cli import run
 from tocsin.cli.serve import serve
+from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.profiles.embedded import Settings
 
 PROGRAM: Final = (sys.executable, "-m", "tocsin")
@@ -39,19 +44,58 @@ def environment(**extra: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")} | extra
 
 
-def tocsin(*arguments: object, text: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
-    """`text` stands on stdin, `extra` are variables."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def stream(content: bytes = b"") -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", write_through=True)
+
+
+def printed_on(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
+
+
+def tocsin(*arguments: object, text: str = "", **extra: str) -> Done:
+    """`text` stands on stdin, `extra` are variables. What a command changes of its process is put back."""
+    words = [str(argument) for argument in arguments]
+    printed, complaint = stream(), stream()
+    umask = os.umask(0o022)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - environment().keys():
+            patch.delenv(name)
+        for name, value in extra.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "stdin", stream(text.encode()))
+        patch.setattr(sys, "stdout", printed)
+        patch.setattr(sys, "stderr", complaint)
+        try:
+            code = run(words)
+        finally:
+            os.umask(umask)
+            structlog.reset_defaults()
+    return Done(returncode=code, stdout=printed_on(printed), stderr=printed_on(complaint))
+
+
+def process(*arguments: object, **extra: str) -> Done:
+    """As `tocsin`, by a process of its own."""
     done = subprocess.run(
         [*PROGRAM, *map(str, arguments)],
         env=environment(**extra),
-        input=text,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return Done(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
 def said(*arguments: object, text: str = "", **extra: str) -> str:
@@ -70,25 +114,9 @@ def complained(code: int, *arguments: object, **extra: str) -> str:
     return done.stderr
 
 
-Misused = Callable[..., str]
-
-
-@pytest.fixture
-def misused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Misused:
-    """Called with words and variables: the one sentence of a command that ends with 2."""
-    for name in [name for name in os.environ if name.startswith("TOCSIN_")]:
-        monkeypatch.delenv(name)
-
-    def misuse(*arguments: object, **extra: str) -> str:
-        with monkeypatch.context() as patch:
-            for name, value in extra.items():
-                patch.setenv(name, value)
-            code = run([*map(str, arguments)])
-        printed, complaint = capfd.readouterr()
-        assert (code, printed, complaint.count("\n")) == (2, "", 1), complaint
-        return complaint.removeprefix("tocsin: ")
-
-    return misuse
+def misused(*arguments: object, **extra: str) -> str:
+    """The one sentence of a command that ends with 2."""
+    return complained(2, *arguments, **extra)
 
 
 class Payload(msgspec.Struct, rename="camel"):
@@ -216,7 +244,7 @@ def test_every_setting_of_the_profile_has_a_flag_with_the_same_default_and_a_var
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_its_name_its_value_and_what_is_allowed(
-    flag: str, value: str, allowed: str, tmp_path: Path, misused: Misused
+    flag: str, value: str, allowed: str, tmp_path: Path
 ) -> None:
     variable = "TOCSIN_" + flag.strip("-").replace("-", "_").upper()
     words = ("serve", "--data", tmp_path / "data")
@@ -231,17 +259,18 @@ def test_a_wrong_setting_stops_the_start_with_its_name_its_value_and_what_is_all
 
 
 def test_a_wrong_setting_ends_the_program_with_2(tmp_path: Path) -> None:
-    assert "TOCSIN_PORT" in complained(2, "serve", "--data", tmp_path / "data", "--port", "99999")
+    words = ("serve", "--data", tmp_path / "data", "--port", "99999")
+    assert process(*words) == Done(returncode=2, stdout="", stderr=misused(*words))
 
 
-def test_what_an_outside_issuer_needs_is_asked_for(misused: Misused) -> None:
+def test_what_an_outside_issuer_needs_is_asked_for() -> None:
     issuer = ("--issuer", "https://issuer.example.com")
     assert "--audience" in misused("serve", *issuer)
     assert "--issuer" in misused("serve", "--jwks-url", "https://issuer.example.com/keys")
     assert "--examples" in misused("serve", *issuer, "--audience", "us", "--examples")
 
 
-def test_no_password_in_a_wrong_setting_is_repeated(misused: Misused) -> None:
+def test_no_password_in_a_wrong_setting_is_repeated() -> None:
     assert "secret" not in misused("serve", "--issuer", "https://me:secret@issuer.example.com")
 
 
@@ -266,7 +295,19 @@ def test_without_the_packages_of_the_server_it_says_what_to_install() -> None:
 
 def test_alone_it_shows_what_there_is() -> None:
     shown = said()
-    for name in ("serve", "token", "publish", "tail", "history", "grant", "revoke", "permissions", "dlq", "bench"):
+    for name in (
+        "serve",
+        "restore",
+        "token",
+        "publish",
+        "tail",
+        "history",
+        "grant",
+        "revoke",
+        "permissions",
+        "dlq",
+        "bench",
+    ):
         assert f" {name} " in shown
     assert said("--version").strip() == PROJECT["version"]
 
@@ -290,7 +331,7 @@ def test_alone_it_shows_what_there_is() -> None:
         "history chat --url http://127.0.0.1:1",  # and no token
     ],
 )
-def test_wrong_use_ends_with_2(words: str, misused: Misused) -> None:
+def test_wrong_use_ends_with_2(words: str) -> None:
     misused(*words.split())
 
 
@@ -337,7 +378,7 @@ def test_a_missing_key_is_made_in_a_folder_that_only_its_owner_can_open(tmp_path
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_scope_that_there_is_not_is_wrong_use(tmp_path: Path, misused: Misused) -> None:
+def test_a_scope_that_there_is_not_is_wrong_use(tmp_path: Path) -> None:
     assert "publish:any" in misused("token", "--data", tmp_path, "--user", "alice", "--scope", "everything")
 
 
@@ -382,7 +423,6 @@ def test_a_repeated_publish_with_an_id_is_one_message(shared: Service) -> None:
     )
 
 
-@pytest.mark.slow
 def test_a_folder_is_administered_alike_whether_a_service_holds_it_or_not(service: Service) -> None:
     service.start("--base-path", "/other")
     said("publish", CHAT, "hi", "--type", "fifo", "--data", service.data)
@@ -417,6 +457,7 @@ def test_on_a_folder_alone_nothing_is_published_and_nothing_followed(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_service_left_is_no_service_but_a_holder_that_does_not_answer_is(service: Service) -> None:
     service.start()
     said("publish", CHAT, "hi", "--data", service.data)
@@ -428,12 +469,28 @@ def test_what_a_killed_service_left_is_no_service_but_a_holder_that_does_not_ans
     assert contents(said("history", CHAT, "--json", "--data", service.data)) == ["hi"]
 
 
+@pytest.mark.slow
 def test_a_publish_whose_answer_is_cut_off_says_that_its_fate_is_unknown(service: Service) -> None:
     service.start(TOCSIN_FAILPOINTS="publish.before_ack=kill")
     sentence = complained(1, "publish", CHAT, "hi", "--id", "mine", "--data", service.data)
     assert "unknown" in sentence
     assert "--id mine" in sentence
     assert contents(said("history", CHAT, "--json", "--data", service.data)) == ["hi"]
+
+
+def test_a_restored_folder_begins_a_new_epoch_and_one_that_is_held_does_not(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for nothing in (data, tmp_path):
+        assert "not the folder of a service" in complained(1, "restore", "--data", nothing)
+    assert list(tmp_path.iterdir()) == []
+    with contextlib.closing(DataFolder(data)) as held:
+        assert "held by another" in complained(1, "restore", "--data", data)
+    first = said("restore", "--data", data)
+    assert first != f"{held.epoch}\n"
+    second = msgspec.json.decode(said("restore", "--json", TOCSIN_DATA=str(data)), type=dict[str, str])["epoch"]
+    assert second not in (held.epoch, first.strip())
+    with contextlib.closing(DataFolder(data)) as found:
+        assert found.epoch == second
 
 
 # -- dead letters ------------------------------------------------------------------------------------------------------
@@ -500,6 +557,7 @@ class Tail:
             self._process.kill()
 
 
+@pytest.mark.slow
 def test_a_chat_is_followed_through_a_restart_without_a_hole_or_a_repeat(service: Service) -> None:
     data = ("--data", service.data)
     service.start()
@@ -571,6 +629,7 @@ def test_a_clients_tail_over_the_url_ends_when_its_role_is_taken(shared: Service
 # -- examples, bench ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_printed_examples_run_as_they_are_pasted(service: Service, program: Callable[[str], Path]) -> None:
     program("curl")
     service.start("--examples")
@@ -585,6 +644,6 @@ def test_the_printed_examples_run_as_they_are_pasted(service: Service, program: 
 
 
 def test_the_benchmarks_of_a_checkout_are_found() -> None:
-    done = tocsin("bench", "no-such-scenario")
+    done = process("bench", "no-such-scenario")
     assert done.returncode == 2
     assert "latency" in done.stderr

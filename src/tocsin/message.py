@@ -249,18 +249,24 @@ class MessageIds:
         self._random_bits = random_bits
         self._millisecond = after
         self._count = 0xFFF
+        self._prefix = ""
 
     def draw(self, now: int) -> tuple[str, int]:
         """The next id and its timestamp: `now` in milliseconds, or the last one where the clock went back."""
         if now > self._millisecond:
-            self._millisecond, self._count = now, 0
+            self._begin(now)
         elif self._count < 0xFFF:
             self._count += 1
         else:
-            self._millisecond, self._count = self._millisecond + 1, 0
-        high = f"{self._millisecond:012x}7{self._count:03x}"
-        low = f"{0x8000000000000000 | self._random_bits(62):016x}"
-        return f"{high[:8]}-{high[8:12]}-{high[12:]}-{low[:4]}-{low[4:]}", self._millisecond
+            self._begin(self._millisecond + 1)
+        bits = self._random_bits(62)
+        variant, rest = 0x8000 | bits >> 48, bits & 0xFFFFFFFFFFFF
+        return f"{self._prefix}{self._count:03x}-{variant:04x}-{rest:012x}", self._millisecond
+
+    def _begin(self, millisecond: int) -> None:
+        self._millisecond, self._count = millisecond, 0
+        digits = f"{millisecond:012x}"
+        self._prefix = f"{digits[:8]}-{digits[8:]}-7"
 
 
 def timestamp_of(message_id: str) -> int:

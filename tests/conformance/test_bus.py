@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.conformance.harness import Harness, Options, Recorder, content_of, refusal_of
+from tests.manual_clock import turns
 from tocsin.bus import DeadLetter, Receipt
 from tocsin.errors import Refusal
 from tocsin.message import Message, timestamp_of
@@ -534,3 +535,37 @@ async def test_letters_are_listed_up_to_a_limit_oldest_first(stand: Harness) -> 
     assert [letter.chat_id for letter in letters] == ["c0", "c1"]
 
 
+async def test_a_letter_is_found_by_its_id(stand: Harness) -> None:
+    await stand.start(consumers={FIFO: Poisoned()})
+    await stand.publish_many("c1", ["poison 1", "poison 2"])
+    await stand.settle()
+    _, second = await stand.dead_letters()
+    bus = stand.engine.bus
+    assert await bus.dead_letters(letter_id=second.letter_id) == [second]
+    assert await bus.dead_letters(FIFO, letter_id=second.letter_id) == [second]
+    assert await bus.dead_letters(STORAGE, letter_id=second.letter_id) == []
+    for unknown in ("0", "999999", "nonsense", "", "-1", "¹", "9" * 5_000):
+        assert await bus.dead_letters(letter_id=unknown) == []
+
+
+@pytest.mark.parametrize("act", ["replay", "purge"])
+async def test_all_letters_are_those_that_are_dead_when_it_is_asked(stand: Harness, act: str) -> None:
+    consumer = Poisoned()
+    await stand.start(consumers={FIFO: consumer})
+    for chat in range(3):
+        await stand.publish(f"c{chat}", "poison")
+    await stand.settle()
+    tried = len(consumer.tried)
+    await stand.publish("later", "poison")
+    await stand.clock.run(until_tried(consumer, tried + 1))
+    bus = stand.engine.bus
+    assert await (bus.replay if act == "replay" else bus.purge)(None) == 3
+    consumer.is_cured = act == "replay"
+    await stand.settle()
+    assert [letter.chat_id for letter in await stand.dead_letters()] == ([] if act == "replay" else ["later"])
+    assert await (bus.replay if act == "replay" else bus.purge)(None) == (0 if act == "replay" else 1)
+
+
+async def until_tried(consumer: Poisoned, times: int) -> None:
+    while len(consumer.tried) < times:
+        await turns()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.conformance.harness import Client, Harness, Options, poison
+from tests.conformance.harness import Client, Harness, Options, identity, poison
 from tocsin.message import Message, read_back
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
 
@@ -77,18 +77,22 @@ async def test_a_message_that_is_tried_again_after_it_was_delivered_is_heard_onc
 
 
 @pytest.mark.parametrize("kind", ["fifo", "standard"])
-async def test_a_delivery_that_broke_off_is_taken_up_where_it_was(harness: Harness, kind: str) -> None:
-    await harness.restart(Options(failpoints="processor.mid_fanout=raise@2"))
-    client = await harness.member("alice", "c1")
-    other = await harness.member("bob", "c2")
-    chats = ["c1", "c1", "c2", "c1"]
-    await harness.engine.bus.publish(
-        [harness.publication(chat, index, kind=kind) for index, chat in enumerate(chats)]  # type: ignore[arg-type]
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+async def test_a_delivery_that_broke_off_is_taken_up_where_it_was(stand: Harness, kind: str, nth: int) -> None:
+    await stand.start(Options(failpoints=f"processor.mid_fanout=raise@{nth}"))
+    listeners = {chat: await stand.member(f"listener of {chat}", chat) for chat in ("c1", "c2", "c3")}
+    chats = ["c1", "c1", "c2", "c3"]
+    await stand.engine.bus.publish(
+        [stand.publication(chat, index, kind=kind) for index, chat in enumerate(chats)]  # type: ignore[arg-type]
     )
-    await harness.settle()
-    heard = [frame["payload"]["content"] for frame in harness.heard(client, "c1")]
-    assert (heard if kind == "fifo" else sorted(heard)) == [0, 1, 3]
-    assert [frame["payload"]["content"] for frame in harness.heard(other, "c2")] == [2]
+    await stand.settle()
+    heard = {
+        chat: [frame["payload"]["content"] for frame in stand.heard(client, chat)]
+        for chat, client in listeners.items()
+    }
+    if kind == "standard":
+        heard["c1"].sort()
+    assert heard == {"c1": [0, 1], "c2": [2], "c3": [3]}
 
 
 async def test_a_gone_client_is_forgotten_and_the_others_still_hear(harness: Harness) -> None:
@@ -159,6 +163,18 @@ async def test_listeners_are_told_of_a_numbered_message_that_died(harness: Harne
     await harness.settle()
     assert harness.numbers(client, "c1") == [1, 4]  # it has passed them, and can fetch them
     assert await harness.numbered("c1") == [1, 2, 3, 4]
+
+
+async def test_who_has_read_from_history_what_then_died_is_told_of_nothing(harness: Harness) -> None:
+    harness.meddle(WEBSOCKET_FIFO_QUEUE, poison("poison"))
+    before = await harness.member("bob", "c1")
+    await harness.publish_many("c1", ["poison", "two", "three"])
+    after = await harness.connect(identity("alice", "messages:read"))
+    await after.subscribe("c1", last=0)
+    await harness.publish("c1", "four")
+    await harness.settle()
+    assert (harness.numbers(before, "c1"), gaps(before, "c1")) == ([2, 3, 4], [(1, 1, 0)])
+    assert (harness.numbers(after, "c1"), gaps(after, "c1")) == ([1, 2, 3, 4], [])
 
 
 async def test_listeners_are_told_of_a_plain_message_that_died(harness: Harness) -> None:

@@ -57,10 +57,12 @@ class ResumeMachine(EngineMachine):
     async def _go_on(self) -> None:
         self.flowing.set()
 
-    @rule(chat=chats, count=st.integers(1, 4))
-    def publish(self, chat: str, count: int) -> None:
+    @rule(chat=chats, count=st.integers(1, 4), waits=st.booleans())
+    def publish(self, chat: str, count: int, waits: bool) -> None:
         async def begin() -> None:
             self.publishing.append(asyncio.ensure_future(self.harness.publish_many(chat, list(range(count)))))
+            if waits:
+                await asyncio.gather(*self.publishing)
 
         self.run(begin())
 
@@ -102,6 +104,13 @@ class ResumeMachine(EngineMachine):
             self.asked[client] = asyncio.ensure_future(in_turn(self.asked[client]))
 
         self.run(begin())
+
+    @rule()
+    def wait_for_answers(self) -> None:
+        async def answered() -> None:
+            await asyncio.gather(*filter(None, self.asked))
+
+        self.run(answered())
 
     @rule(number=st.integers(1, 30))
     def go_on(self, number: int) -> None:

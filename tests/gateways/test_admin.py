@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.gateways.doors import Doors, Hasty, opened, problem_of
+from tocsin.engines.embedded import sqlite_bus
 from tocsin.engines.file_keys import FileKeys
 from tocsin.gateways.front import Front
 from tocsin.topology import QUEUES
@@ -102,7 +103,10 @@ async def test_dead_letters_are_listed_shown_replayed_and_purged(doors: Doors, a
     assert {each["sequenceNumber"] for each in again} == {2, 3}, "it fails again, with the number that it has"
 
 
-async def test_all_are_replayed_once_each_and_all_are_purged(doors: Doors, admin: httpx.AsyncClient) -> None:
+async def test_all_are_replayed_once_each_and_all_are_purged_some_at_a_time(
+    doors: Doors, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_bus, "LETTERS_SLICE", 3)
     for n in range(4):
         await doors.publish(f"{ROOM}-{n}", POISON)
     await letters(admin, 4)
@@ -135,7 +139,8 @@ async def test_queries_are_read_strictly_and_the_rest_is_not_there(admin: httpx.
     assert problem_of(await admin.get("/dlq?queue=Nowhere")) == (400, "invalid_argument", "queue")
     assert problem_of(await admin.get("/dlq?limit=0")) == (400, "invalid_argument", "limit")
     assert problem_of(await admin.get("/depths?x=1")) == (400, "invalid_argument", "x")
-    assert problem_of(await admin.get("/dlq/unheard-of")) == (404, "not_found", None)
+    for unknown in ("unheard-of", "1", "9" * 60_000):
+        assert problem_of(await admin.get(f"/dlq/{unknown}")) == (404, "not_found", None)
     assert problem_of(await admin.get("/dlq/replay")) == (405, "method_not_allowed", None)
     assert problem_of(await admin.get("/dlq/")) == (404, "not_found", None)
     assert problem_of(await admin.get("/")) == (404, "not_found", None)

@@ -7,8 +7,8 @@ import pytest
 from tests.guarantees.checker import check
 from tests.guarantees.drafts import draft, drafts
 from tests.guarantees.publishers import SocketPublisher
-from tests.guarantees.recorder import Recorder
-from tests.guarantees.records import HistoryRead
+from tests.guarantees.recorder import Recorder, now
+from tests.guarantees.records import Acked, HistoryRead
 from tests.guarantees.server import Service
 from tests.guarantees.traffic import ROOMS
 
@@ -20,12 +20,13 @@ FLAG = ("--retention", f"{SECONDS}s")
 
 async def read_until_gone(recorder: Recorder, room: str, oldest: int) -> HistoryRead:
     """Reads again and again, so that the checker sees every stage, until number `oldest` is gone."""
-    async with asyncio.timeout(8 * SECONDS):
-        while True:
-            read = await recorder.read_whole(room)
-            if read.oldest > oldest:
-                return read
-            await asyncio.sleep(0.02)
+    until = now() + 8 * SECONDS
+    while True:
+        read = await recorder.read_whole(room)
+        if read.oldest > oldest:
+            return read
+        assert now() < until, f"oldest {read.oldest}, head {read.head}: {recorder.service.output[-2000:]}"
+        await asyncio.sleep(0.02)
 
 
 async def test_what_has_expired_is_never_returned_and_numbers_go_on(service: Service, recorder: Recorder) -> None:
@@ -33,7 +34,8 @@ async def test_what_has_expired_is_never_returned_and_numbers_go_on(service: Ser
     recorder.log.retention = SECONDS
     await service.start(flags=FLAG)
     for count in range(40):
-        await recorder.publish(draft(room, f"{count}", message_type="fifo" if count % 4 else "standard"))
+        published = await recorder.publish(draft(room, f"{count}", message_type="fifo" if count % 4 else "standard"))
+        assert isinstance(published.answer, Acked), published
     read = await read_until_gone(recorder, room, 30)
     assert (read.head, read.oldest, read.rows) == (30, 31, ())
 

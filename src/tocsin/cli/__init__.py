@@ -23,6 +23,7 @@ from tocsin.cli.dead_letters import dlq
 from tocsin.cli.messages import history, publish
 from tocsin.cli.permissions import grant, permissions, revoke
 from tocsin.cli.printing import say
+from tocsin.cli.restore import restore
 from tocsin.cli.serve import serve
 from tocsin.cli.tail import tail
 from tocsin.cli.token import token
@@ -43,7 +44,7 @@ def start(
         typer.echo(context.get_help())
 
 
-for command in (serve, token, publish, tail, history, grant, revoke, permissions):
+for command in (serve, restore, token, publish, tail, history, grant, revoke, permissions):
     app.command()(command)
 app.add_typer(dlq, name="dlq")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)

@@ -5,6 +5,7 @@ folder -> keys -> engine -> service -> front (WebSocket and REST), ops listener,
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -84,7 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(settings: Settings) -> None:
     """`serve` on uvloop, until the process is told to stop. Raises StartError."""
-    sys.setswitchinterval(0.0005)  # the writer's thread must not wait 5 ms for each turn of the interpreter's lock
+    gc.set_threshold(50_000, 50, 100)  # what is made for a message is not made in cycles; a collection would stop all
+    sys.setswitchinterval(0.0001)  # the writer's thread must not wait 5 ms for each turn of the interpreter's lock
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
 

@@ -17,8 +17,9 @@ from tocsin.engines.embedded.data_folder import DataFolder
 
 log = structlog.get_logger(__name__)
 
-#: A write-ahead log of this size is copied back before it grows on.
-WAL_BYTES: Final = 64 * 1024 * 1024
+#: A write-ahead log of so many pages is copied back. Its file keeps its size: to grow costs a sync more than to be
+#: written over.
+WAL_PAGES: Final = 16_000
 
 
 class Checkpoints:
@@ -32,12 +33,12 @@ class Checkpoints:
     async def tend(self) -> None:
         loop = asyncio.get_running_loop()
         if self._is_rest_due:
-            self._is_rest_due = False
+            self._is_rest_due, self._running = False, None
             try:
                 await loop.run_in_executor(self._writer, self._folder.finish_checkpoint)
             except apsw.Error as error:
                 log.warning("a checkpoint could not be finished", error=str(error))
-        elif (self._running is None or self._running.done()) and self._folder.wal_bytes() > WAL_BYTES:
+        elif self._running is None and self._folder.wal_pages > WAL_PAGES:
             self._running = loop.run_in_executor(self._thread, self._folder.checkpoint)
             self._running.add_done_callback(self._ended)
 
@@ -45,6 +46,7 @@ class Checkpoints:
         if (error := done.exception()) is None:
             self._is_rest_due = True
         else:
+            self._running = None
             log.warning("a checkpoint failed", error=str(error))
 
     async def stop(self) -> None:

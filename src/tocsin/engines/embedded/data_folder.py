@@ -38,14 +38,15 @@ class DataFolder:
     def __init__(self, path: Path, *, restored: bool = False) -> None:
         self.path: Final = path
         self.database: Final = path / "tocsin.db"
-        self._wal: Final = path / "tocsin.db-wal"
+        #: Of the write-ahead log, since it was last begun anew.
+        self.wal_pages = 0
         os.umask(0o077)  # what this process makes is nobody else's, whatever the folder allows
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(path)
         try:
             #: Whether the inspection had the time to read the whole store.
             self.checked = not self.database.exists() or self._inspect()
-            self.writer = self._open(create=True)
+            self.writer = self._open_writer(create=True)
             self._make_schema()
             self.epoch = self._settle_epoch(draw=restored)
             self.reader = self._open(create=False)
@@ -60,6 +61,11 @@ class DataFolder:
             raise
         self.reserve()
 
+    def _open_writer(self, *, create: bool) -> apsw.Connection:
+        writer = self._open(create=create)
+        writer.set_wal_hook(self._count_wal)
+        return writer
+
     def _open(self, *, create: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
         connection = apsw.Connection(str(self.database), flags=flags, statementcachesize=200)
@@ -73,7 +79,7 @@ class DataFolder:
             ("cache_size", -65_536, -65_536),
             ("temp_store", "MEMORY", 2),
             ("foreign_keys", "ON", 1),
-            ("journal_size_limit", 64 * 1024 * 1024, 64 * 1024 * 1024),
+            ("journal_size_limit", 256 * 1024 * 1024, 256 * 1024 * 1024),
         ):
             connection.execute(f"PRAGMA {pragma}={value}")
             if _pragma(connection, pragma) != expected:
@@ -126,13 +132,11 @@ class DataFolder:
     def reopen(self) -> None:
         """After a failed sync nothing of the writer's state is to be believed."""
         self.writer.close(True)
-        self.writer = self._open(create=False)
+        self.writer = self._open_writer(create=False)
 
-    def wal_bytes(self) -> int:
-        try:
-            return self._wal.stat().st_size
-        except FileNotFoundError:
-            return 0
+    def _count_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self.wal_pages = pages
+        return apsw.SQLITE_OK
 
     def checkpoint(self) -> None:
         """Copies the write-ahead log back, beside the writer, on a connection of its own, until little is left."""
@@ -142,7 +146,7 @@ class DataFolder:
             connection.execute("PRAGMA synchronous=FULL")
             for _ in range(CHECKPOINT_ROUNDS):
                 copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)[1]
-                if self.wal_bytes() // PAGE_BYTES - copied < CHECKPOINT_REST_PAGES:
+                if self.wal_pages - copied < CHECKPOINT_REST_PAGES:
                     break
         finally:
             connection.close()

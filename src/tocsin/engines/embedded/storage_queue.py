@@ -30,10 +30,10 @@ from tocsin.topology import MESSAGE_STORAGE_QUEUE
 
 log = structlog.get_logger(__name__)
 
-MOVE_SECONDS: Final = 1.0
+MOVE_SECONDS: Final = 2.0
 #: So many unmoved messages are moved at once, without waiting for the second to end.
-MOVE_AT: Final = 20_000
-SLICE: Final = 1_000
+MOVE_AT: Final = 100_000
+SLICE: Final = 400
 TRIM_SLICE: Final = 5_000
 RETRY_SECONDS: Final = 1.0
 
@@ -224,8 +224,11 @@ class StorageQueue:
 
     def _moved(self, part: LogSlice) -> None:
         for chat, count in part.chats:
-            for _ in range(count):
-                chat.unmoved.popleft()
+            if count == len(chat.unmoved):
+                chat.unmoved.clear()
+            else:
+                for _ in range(count):
+                    chat.unmoved.popleft()
         self._commits.moved(len(part))
 
     async def _trim(self) -> None:
