@@ -1,6 +1,6 @@
 """A clock that a test owns: time passes when the test says so, and who sleeps wakes when it has.
 
-    test -> advance, run -> whoever awaits `sleep`        test -> jump (the wall's clock is set; nobody wakes)
+test -> advance, run -> whoever awaits `sleep`        test -> jump (the wall's clock is set; nobody wakes)
 """
 
 import asyncio

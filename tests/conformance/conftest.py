@@ -7,10 +7,10 @@ from typing import Final
 import pytest
 
 from tests.conformance.embedded import EmbeddedHarness
+from tests.conformance.examples import Make
 from tests.conformance.harness import Harness
 from tocsin.engines.file_keys import FileKeys
 
-MakeHarness = Callable[[Path], Harness]
 HARNESSES: Final[Mapping[str, Callable[[Path, FileKeys], Harness]]] = {"embedded": EmbeddedHarness}
 
 
@@ -20,14 +20,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> FileKeys:
     return FileKeys(tmp_path_factory.mktemp("keys"))
 
 
-@pytest.fixture(params=HARNESSES)
-def make_harness(request: pytest.FixtureRequest, files: FileKeys) -> MakeHarness:
+@pytest.fixture(scope="session", params=HARNESSES)
+def make_harness(request: pytest.FixtureRequest, files: FileKeys) -> Make:
     make = HARNESSES[request.param]
     return lambda path: make(path, files)
 
 
 @pytest.fixture
-async def stand(make_harness: MakeHarness, tmp_path: Path) -> AsyncIterator[Harness]:
+async def stand(make_harness: Make, tmp_path: Path) -> AsyncIterator[Harness]:
     """Not started yet."""
     harness = make_harness(tmp_path)
     yield harness

@@ -194,9 +194,7 @@ class Harness(ABC):
         self._is_started = True
         if consumers is None:
             tokens = TokenCheck(await Keys.open(self.files, print, self.clock.now()), RULES)
-            self.service = Service(
-                self.engine, tokens, chats_per_connection=self.options.chats_per_connection
-            )
+            self.service = Service(self.engine, tokens, chats_per_connection=self.options.chats_per_connection)
         else:
             for queue in QUEUES:
                 spare = self.engine.messages.store if queue is MESSAGE_STORAGE_QUEUE else _drop
@@ -302,9 +300,7 @@ class Harness(ABC):
         numbered: bool | None = None,
     ) -> Receipt:
         """Straight to the bus; a refusal is raised."""
-        one = self.publication(
-            chat_id, content, kind=kind, sender=sender, id=id, channel=channel, numbered=numbered
-        )
+        one = self.publication(chat_id, content, kind=kind, sender=sender, id=id, channel=channel, numbered=numbered)
         (answer,) = await self.engine.bus.publish([one])
         if isinstance(answer, Refusal):
             raise answer

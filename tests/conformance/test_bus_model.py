@@ -1,6 +1,5 @@
 """Bus, numbers and messages against a model of them: a list for each chat, and what each id was used for."""
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -8,16 +7,14 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
+from tests.conformance.examples import EngineMachine, Make, run_machine
 from tests.conformance.harness import Recorder
-from tests.conformance.machine import EngineMachine, Make, run_machine
 from tocsin.bus import Consumer, Receipt
 from tocsin.errors import Refusal
 from tocsin.message import MessageType, Publication
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE, Queue
 
 WINDOW = 5 * 60.0
-#: More examples for a night: EXAMPLES=1000 pytest tests/conformance -k model
-EXAMPLES = int(os.environ.get("EXAMPLES", "25"))
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -157,4 +154,4 @@ def taken_by(queue: Queue, publication: Publication) -> bool:
 
 
 def test_whatever_is_published_and_whenever_it_restarts_the_bus_keeps_its_promises(make_harness: Make) -> None:
-    run_machine(BusMachine, make_harness, examples=EXAMPLES, steps=20)
+    run_machine(BusMachine, make_harness)

@@ -87,8 +87,7 @@ async def test_a_delivery_that_broke_off_is_taken_up_where_it_was(stand: Harness
     )
     await stand.settle()
     heard = {
-        chat: [frame["payload"]["content"] for frame in stand.heard(client, chat)]
-        for chat, client in listeners.items()
+        chat: [frame["payload"]["content"] for frame in stand.heard(client, chat)] for chat, client in listeners.items()
     }
     if kind == "standard":
         heard["c1"].sort()

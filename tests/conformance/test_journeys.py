@@ -1,6 +1,6 @@
 """Whole journeys, from a publish to who hears it and back: what docs/contracts.md promises.
 
-    publisher -> bus -> processor -> clients        beside it: bus -> message-storage -> message-retrieval
+publisher -> bus -> processor -> clients        beside it: bus -> message-storage -> message-retrieval
 """
 
 import asyncio

@@ -5,9 +5,8 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
+from tests.conformance.examples import EngineMachine, Make, run_machine
 from tests.conformance.harness import BACK_END, identity
-from tests.conformance.machine import EngineMachine, Make, run_machine
-from tests.conformance.test_bus_model import EXAMPLES
 from tocsin.bus import Consumer
 from tocsin.errors import Refusal
 from tocsin.identity import Identity
@@ -119,4 +118,4 @@ class PermissionsMachine(EngineMachine):
 
 
 def test_whatever_is_granted_and_revoked_the_rules_hold(make_harness: Make) -> None:
-    run_machine(PermissionsMachine, make_harness, examples=EXAMPLES, steps=25)
+    run_machine(PermissionsMachine, make_harness)

@@ -1,5 +1,6 @@
 """The built-in issuer on real folders: its files, who may read them, and that its tokens pass the check."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_IMODE
@@ -24,8 +25,22 @@ NOW = 1_800_000_000_123
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def empty(tmp_path: Path) -> Path:
+    """Not made yet."""
     return tmp_path / "data" / "keys"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "keys"
+    FileKeys(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """As a first start left it: to make its key takes a tenth of a second."""
+    return shutil.copytree(made, tmp_path / "data" / "keys")
 
 
 def unreported(sentence: str) -> None:
@@ -40,33 +55,33 @@ def pem(private: PrivateKeyTypes, encryption: KeySerializationEncryption | None 
     return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption())
 
 
-def test_the_first_start_makes_a_key_and_a_cursor_secret_that_only_the_owner_can_read(folder: Path) -> None:
-    keys = FileKeys(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["cursor.key", "signing-0001.pem"]
-    assert S_IMODE(folder.stat().st_mode) == 0o700
-    assert {S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    assert keys.cursor_secret == (folder / "cursor.key").read_bytes()
+def test_the_first_start_makes_a_key_and_a_cursor_secret_that_only_the_owner_can_read(empty: Path) -> None:
+    keys = FileKeys(empty)
+    assert sorted(path.name for path in empty.iterdir()) == ["cursor.key", "signing-0001.pem"]
+    assert S_IMODE(empty.stat().st_mode) == 0o700
+    assert {S_IMODE(path.stat().st_mode) for path in empty.iterdir()} == {0o600}
+    assert keys.cursor_secret == (empty / "cursor.key").read_bytes()
     assert len(keys.cursor_secret) == 32
 
 
-async def test_the_second_start_finds_what_the_first_one_made(folder: Path) -> None:
-    first, second = FileKeys(folder), FileKeys(folder)
+async def test_the_second_start_finds_what_the_first_one_made(empty: Path) -> None:
+    first, second = FileKeys(empty), FileKeys(empty)
     assert await kids(first) == await kids(second)
     assert first.cursor_secret == second.cursor_secret
 
 
-def test_those_who_start_at_once_end_up_with_the_same_keys(folder: Path) -> None:
+def test_those_who_start_at_once_end_up_with_the_same_keys(empty: Path) -> None:
     together = Barrier(4)
 
     def start(_number: int) -> tuple[str, bytes]:
         together.wait()
-        keys = FileKeys(folder)
+        keys = FileKeys(empty)
         return keys.mint("alice", [], 60, NOW), keys.cursor_secret
 
     with ThreadPoolExecutor(4) as threads:
         made = set(threads.map(start, range(4)))
     assert len(made) == 1, "RS256 gives one token for one key and one second"
-    assert sorted(path.name for path in folder.iterdir()) == ["cursor.key", "signing-0001.pem"]
+    assert sorted(path.name for path in empty.iterdir()) == ["cursor.key", "signing-0001.pem"]
 
 
 async def test_a_minted_token_passes_the_check(folder: Path) -> None:
@@ -127,7 +142,6 @@ async def test_a_running_service_learns_of_a_key_that_another_program_made(folde
 
 @pytest.mark.parametrize(("name", "mode"), [("signing-0001.pem", 0o640), ("cursor.key", 0o604), (".", 0o750)])
 def test_what_others_could_read_is_refused_with_the_command_that_helps(folder: Path, name: str, mode: int) -> None:
-    FileKeys(folder)
     path = folder / name
     path.chmod(mode)
     with pytest.raises(KeysUnusable, match=rf"\(mode {mode:04o}\); run: chmod [67]00 {path}$"):
@@ -160,7 +174,6 @@ async def test_a_key_that_is_opened_to_others_later_keeps_the_known_ones_in_use(
     ids=["empty", "broken", "encrypted", "elliptic", "weak", "huge"],
 )
 def test_a_file_that_is_no_key_stops_the_start_and_is_named(folder: Path, content: bytes, sentence: str) -> None:
-    FileKeys(folder)
     path = folder / "signing-0002.pem"
     path.touch(mode=0o600)
     path.write_bytes(content)
@@ -170,7 +183,6 @@ def test_a_file_that_is_no_key_stops_the_start_and_is_named(folder: Path, conten
 
 
 def test_a_cursor_secret_of_another_length_is_refused(folder: Path) -> None:
-    FileKeys(folder)
     (folder / "cursor.key").write_bytes(b"short")
     with pytest.raises(KeysUnusable, match=r"cursor\.key does not have 32 bytes"):
         FileKeys(folder)

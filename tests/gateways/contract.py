@@ -11,13 +11,14 @@ from tocsin.gateways.openapi import document
 
 BASE: Final = "/dvl"
 Json = dict[str, Any]
+DOCUMENT: Final = cast(Json, msgspec.json.decode(msgspec.json.encode(document(BASE))))
 
 
 class Contract:
     """`seen` counts (operation, status, code)."""
 
     def __init__(self) -> None:
-        self.document: Final = cast(Json, msgspec.json.decode(msgspec.json.encode(document(BASE))))
+        self.document: Final = DOCUMENT
         self.seen: Counter[tuple[str, int, str | None]] = Counter()
 
     def operation_of(self, method: str, path: str) -> Json | None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateways.doors import Doors, Hasty, opened, problem_of
+from tests.gateways.doors import NO_TLS, Doors, Hasty, opened, problem_of
 from tocsin.engines.embedded import sqlite_bus
 from tocsin.engines.file_keys import FileKeys
 from tocsin.gateways.front import Front
@@ -35,8 +35,8 @@ async def doors(tmp_path: Path, keys: FileKeys) -> AsyncIterator[Doors]:
 async def admin(doors: Doors, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     front = Front(doors.admin, new_id=lambda: "an-id")
     await front.start_unix(tmp_path / "admin.sock")
-    transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "admin.sock"))
-    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as client:
+    transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "admin.sock"), verify=NO_TLS)
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin", trust_env=False) as client:
         yield client
     await front.stop(1)
 

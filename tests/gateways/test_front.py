@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from tests.gateways.conftest import Connect, StartFront
+from tests.gateways.doors import NO_TLS
 from tests.gateways.echo import Echo, Time, count_ids, echo_body, eventually
 from tests.gateways.peer import close, text, upgrade_head
 from tocsin.errors import Refusal
@@ -34,7 +35,7 @@ def code(body: bytes) -> object:
 
 
 async def test_one_port_serves_upgrades_and_requests(front: Front, echo: Echo, connect: Connect) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{echo.port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{echo.port}", verify=NO_TLS) as client:
         response = await client.post("/dvl/publish", content=b"hello")
         assert (response.status_code, response.content) == (200, b"hello")
         assert "date" not in response.headers
@@ -101,7 +102,7 @@ async def admin() -> AsyncIterator[Front]:
 async def test_without_a_websocket_side_an_upgrade_is_a_request(admin: Front, tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     await admin.start_unix(path)
-    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path))) as client:
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path), verify=NO_TLS)) as client:
         headers = dict(line.split(": ") for line in upgrade_head().decode().split("\r\n")[1:-2])
         response = await client.get("http://admin/dvl", headers=headers)
         assert (response.status_code, response.headers["x-path"]) == (200, "/dvl")

@@ -130,6 +130,17 @@ MUTANTS: Final = [
         test=FIREHOSE,
     ),
     Mutant(
+        name="a slow reader's messages are kept",
+        file="src/tocsin/gateways/websocket.py",
+        edits=(
+            (
+                "def pause_writing(self) -> None:\n        if self.state is State.OPEN:",
+                "def pause_writing(self) -> None:\n        if False:",
+            ),
+        ),
+        test=SLOW_READER,
+    ),
+    Mutant(
         name="a slow reader's gap one short",
         file=f"{EMBEDDED}/room.py",
         edits=(("return first, self.cursor, unnumbered", "return first, self.cursor - 1, unnumbered"),),
