@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+#: Where `make test` puts schemathesis, which must not stand beside pytest.
+FUZZ = Path(__file__).parent.parent / "build" / "fuzz" / "bin"
+
 # No deadline: one core does everything here, and a slow example is no defect. The blob repeats a failure exactly.
 settings.register_profile("tocsin", deadline=None, print_blob=True)
 settings.load_profile("tocsin")
@@ -18,14 +21,15 @@ settings.load_profile("tocsin")
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], Path]:
-    """Where a program of the system is; the test is skipped without it, in CI it fails (tests/system-packages)."""
+    """Where a program is, of the system or of `make test`; without it the test is skipped, in CI it fails."""
 
     def find(name: str) -> Path:
-        path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+        folders = [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", str(FUZZ)]
+        path = shutil.which(name, path=os.pathsep.join(folders))
         if path is not None:
             return Path(path)
         if "CI" in os.environ:
-            pytest.fail(f"CI must have {name}: add its package to tests/system-packages")
+            pytest.fail(f"CI must have {name}: add its package to tests/system-packages, or make it in the Makefile")
         pytest.skip(f"needs {name}")
 
     return find

@@ -17,9 +17,9 @@ from tocsin.engines.embedded.data_folder import DataFolder
 
 log = structlog.get_logger(__name__)
 
-#: A write-ahead log of so many pages is copied back. Its file keeps its size: to grow costs a sync more than to be
-#: written over.
-WAL_PAGES: Final = 16_000
+#: A write-ahead log of so many pages is copied back. Its file keeps its size and is soon written over: a sync of a file
+#: that grows waits for the file system's journal, and took up to 90 ms.
+WAL_PAGES: Final = 4_000
 
 
 class Checkpoints:

@@ -201,13 +201,14 @@ class FanOut:
 
     def _handed_over(self) -> None:
         """A transport sends at the end of the loop's turn: only now is it known how long that took. A room's silence
-        begins here, and twice the time is what everyone gathers, or the hub would do nothing but send."""
+        begins here, and lasts as long at least, or the hub would do nothing but send; it grows at once and shrinks
+        slowly, because one turn says little of the next."""
         now = self._clock.monotonic()
         for room in self._written:
             room.written_at = now
         self._written.clear()
         took = now - self._writing_since
-        self._pace = min(MAX_PACE_SECONDS, max(PACE_SECONDS, 2 * took, 0.9 * self._pace))
+        self._pace = min(MAX_PACE_SECONDS, max(PACE_SECONDS, took, 0.9 * self._pace))
 
     async def _sweep(self) -> None:
         try:
