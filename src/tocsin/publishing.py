@@ -89,9 +89,7 @@ class Publishing:
             message_id, timestamp = draw(now)
             accepted.append(index)
             publications.append(
-                publication(
-                    request, payload, sender_id=identity.user_id, message_id=message_id, timestamp=timestamp
-                )
+                publication(request, payload, sender_id=identity.user_id, message_id=message_id, timestamp=timestamp)
             )
         if publications:
             for index, answer in zip(accepted, await self._bus.publish(publications, chained=chained), strict=True):

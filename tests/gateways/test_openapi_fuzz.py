@@ -84,7 +84,7 @@ async def test_no_generated_request_is_answered_as_is_not_described(
     token = f"Authorization: {doors.headers(BACK_END)['authorization']}"
     report, said = await fuzz(schemathesis, doors.url, tmp_path, "--header", token, "--max-time", str(SECONDS))
     assert (report.failures, report.errors, report.complete) == ([], [], True), said[-6_000:]
-    assert report.operations.tested == len(ROUTES)
+    assert report.operations.tested == len(ROUTES) - 1, "all but the document's own"
     assert report.test_cases.generated > 1_000
     assert b'tocsin_refusals_total{code="internal"}' not in doors.engine.metrics.expose()
 
@@ -112,4 +112,4 @@ async def test_the_judge_sees_what_is_not_described(
     assert seen["Server error"] == ["POST /dvl/publish"]
     assert "POST /dvl/tickets" in seen["Undocumented status code"]
     assert "GET /dvl/messages" in seen["Response violates schema"]
-    assert "GET /dvl/messages" in seen["API accepts requests without authentication"]
+    assert "GET /dvl/messages" in seen["API accepts invalid authentication"]
