@@ -25,6 +25,8 @@ import msgspec
 import pytest
 import structlog
 from packaging.requirements import Requirement
+from websockets.exceptions import ConnectionClosedOK
+from websockets.sync.client import connect
 
 from tocsin.cli import run
 from tocsin.cli.serve import serve
@@ -362,6 +364,20 @@ def test_what_somebody_has_written_cannot_steer_the_terminal(shared: Service) ->
     assert line.count("\n") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["IDLE_LIMIT", "CONNECTION_LIFE"])
+def test_a_connection_ends_when_a_setting_says_so(service: Service, setting: str) -> None:
+    service.start(**{f"TOCSIN_{setting}": "1s"})
+    token = said("token", "--data", service.data, "--user", "alice").strip()
+    with (
+        connect(f"ws{service.url.removeprefix('http')}?token={token}") as connection,
+        pytest.raises(ConnectionClosedOK) as closed,
+    ):
+        connection.recv(timeout=DEADLINE_S)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1001
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 
@@ -577,6 +593,7 @@ def test_a_chat_is_followed_through_a_restart_without_a_hole_or_a_repeat(service
     assert "Traceback" not in complaint
 
 
+@pytest.mark.slow
 def test_what_a_live_connection_was_not_sent_is_read_from_history(shared: Service) -> None:
     chat, data = "chat-gap", ("--data", shared.data)
     said("publish", chat, "one", "--type", "fifo", *data)
@@ -598,6 +615,7 @@ def test_a_tail_ends_when_nobody_reads_it(shared: Service) -> None:
         assert tail.end() == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_token_that_is_about_to_end_is_read_anew(shared: Service, tmp_path: Path) -> None:
     chat, pipe = "chat-renewed", tmp_path / "token"
     said("grant", "grace", chat, "reader", "--data", shared.data)

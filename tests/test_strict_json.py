@@ -224,6 +224,7 @@ def test_it_agrees_about_damaged_bytes(data: bytes, at: int, put_in: bytes, cut_
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=25,
     ),
     st.booleans(),
 )

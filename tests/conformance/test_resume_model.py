@@ -111,7 +111,7 @@ class Story:
                 (self.flowing.set if goes_on else self.flowing.clear)()
             case Pass(milliseconds):
                 self.harness.clock.advance(milliseconds / 1000)
-                await turns(milliseconds)
+                await turns()
             case Answer():
                 await asyncio.gather(*self.asked)
             case Settle():

@@ -15,9 +15,12 @@ CHATS = ["c1", "c2", "c3"]
 
 
 class Publish(msgspec.Struct, frozen=True):
+    """`is_awaited`: until it was delivered, or is gathered by its room."""
+
     chat: str
     kind: MessageType
     count: int
+    is_awaited: bool
 
 
 class Stall(msgspec.Struct, frozen=True):
@@ -52,8 +55,8 @@ Action = Publish | Stall | ReadOn | LeaveAndComeBack | Pass | Settle
 chats, clients = st.sampled_from(CHATS), st.integers(0, 1)
 kinds: st.SearchStrategy[MessageType] = st.sampled_from(["fifo", "standard"])
 ACTIONS: st.SearchStrategy[Action] = st.one_of(
-    st.builds(Publish, chat=chats, kind=kinds, count=st.integers(1, 3)),
-    st.builds(Publish, chat=st.just("c1"), kind=kinds, count=st.integers(1, 3)),
+    st.builds(Publish, chat=chats, kind=kinds, count=st.integers(1, 3), is_awaited=st.booleans()),
+    st.builds(Publish, chat=st.just("c1"), kind=kinds, count=st.integers(1, 3), is_awaited=st.just(True)),
     st.builds(Stall, client=clients, writes=st.integers(0, 3)),
     st.builds(ReadOn, client=clients),
     st.builds(LeaveAndComeBack, client=clients, chat=chats),
@@ -70,11 +73,13 @@ class Story:
 
     async def act(self, action: Action) -> None:
         match action:
-            case Publish(chat, kind, count):
+            case Publish(chat, kind, count, is_awaited):
                 await self.harness.engine.bus.publish(
                     [self.harness.publication(chat, number, kind=kind) for number in range(count)]
                 )
                 self.published[chat, kind] += count
+                if is_awaited:
+                    await self.harness.processed()
             case Stall(client, 0):
                 self.clients[client].stall()
             case Stall(client, writes) if not self.clients[client].is_stalled:
@@ -87,7 +92,7 @@ class Story:
                 await self.clients[client].subscribe(chat)
             case Pass(milliseconds):
                 self.harness.clock.advance(milliseconds / 1000)
-                await turns(milliseconds)
+                await turns()
             case Settle():
                 await self.harness.settle()
 

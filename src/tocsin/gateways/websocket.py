@@ -169,7 +169,10 @@ class WebSocketConnection(asyncio.Protocol):
     )
 
     write: Callable[[bytes], None]
-    """Send frames (`frames.text_frame`), joined or alone: the transport's own `write`, or nothing once closed."""
+    """Send frames (`frames.text_frame`), joined or alone: the transport's own `write`, or nothing once closed.
+
+    With an idle limit it is `_Usage.write`.
+    """
 
     def __init__(
         self, application: Application, keepalive: "Keepalive", peer: str, on_lost: Callable[[str], None]
@@ -227,8 +230,8 @@ class WebSocketConnection(asyncio.Protocol):
         self.write = transport.write
         if settings.idle_limit or settings.connection_life:
             self._usage = _Usage(self._keepalive, transport.write)
-        if self._usage is not None and settings.idle_limit:
-            self.write = self._usage.write
+            if settings.idle_limit:
+                self.write = self._usage.write
         self._call(self._application.opened, self)
         if self.unsent > settings.write_high:
             self.pause_writing()

@@ -212,7 +212,8 @@ class GroupCommit:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, connection, tasks)
         except Exception as error:  # noqa: BLE001 - whatever it is, all who wait are told
             _roll_back(connection)
-            _refuse(appends, tasks, self._fail(error))
+            _refuse(appends, tasks, _full() if isinstance(error, apsw.FullError) else _unconfirmed())
+            self._prepare_next(error)
             if not draft.rows or self._last_position() < draft.position:
                 draft.undo()
                 return
@@ -270,17 +271,16 @@ class GroupCommit:
         _, last = cast("tuple[int, int]", self._folder.writer.execute(QUERY["log_bounds"]).fetchone())
         return last
 
-    def _fail(self, error: Exception) -> Refusal:
-        """Prepares the store for the next transaction; what this one's callers are told."""
-        if isinstance(error, apsw.FullError):
-            if self._full_until is None:
-                log.error("the disk is full; publishes are refused until there is room")
-                self._folder.release()
-            self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
-            return _full()
-        log.error("a commit failed; the store is opened anew", exc_info=error)
-        self._folder.reopen()
-        return _unconfirmed()
+    def _prepare_next(self, error: Exception) -> None:
+        """Gives up the spare file where the disk is full; after any other failure the store is opened anew."""
+        if not isinstance(error, apsw.FullError):
+            log.error("a commit failed; the store is opened anew", exc_info=error)
+            self._folder.reopen()
+            return
+        if self._full_until is None:
+            log.error("the disk is full; publishes are refused until there is room")
+            self._folder.release()
+        self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
 
     def _try_to_heal(self) -> None:
         if self._full_until is not None and self._clock.monotonic() >= self._full_until:
