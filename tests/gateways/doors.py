@@ -148,10 +148,16 @@ class Hasty(SystemClock):
 
 @asynccontextmanager
 async def opened(
-    data: Path, keys: FileKeys, *, failpoints: str = "", burst: float = 500, clock: Clock | None = None
+    data: Path,
+    keys: FileKeys,
+    *,
+    failpoints: str = "",
+    rate: float = 100,
+    burst: float = 500,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Doors]:
     engine = EmbeddedEngine(
-        EmbeddedSettings(data=data, publish_burst=burst),
+        EmbeddedSettings(data=data, publish_rate=rate, publish_burst=burst),
         frame=text_frame,
         clock=clock,
         failpoints=Failpoints(failpoints),

@@ -122,7 +122,7 @@ async def test_ids_that_contradict_each_other_or_stand_at_a_batch_are_refused(do
 
 
 async def test_a_publish_that_comes_too_often_is_told_when_to_come_again(tmp_path: Path, keys: FileKeys) -> None:
-    async with opened(tmp_path, keys, burst=2) as doors:
+    async with opened(tmp_path, keys, rate=0.1, burst=2) as doors:
         await doors.grant("alice", ROOM, "member")
         answers = [await doors.ask("POST", "/publish", ENTRY, user="alice") for _ in range(8)]
         refused = [answer for answer in answers if answer.status_code != 202]

@@ -8,6 +8,7 @@ Rules:
 - what another try would not change ends it: 4400, 4403, a refused token, `revoked`; so does a first try that fails.
 """
 
+import signal
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -76,6 +77,8 @@ def tail(
     as_json: AsJson = False,
 ) -> None:
     """Print the messages of CHAT as they come, until Ctrl-C."""
+    # There is nothing to tidy up, and an interrupt inside the library's locks can leave its close waiting for itself.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     follower = Follower(running(url, token_file, data), chat, first, as_json=as_json)
     random = SystemRandom()
     while True:

@@ -1,0 +1,36 @@
+"""What is exposed: counts by their label, and never a chat or a user."""
+
+from tocsin.engines.embedded.prometheus_metrics import PrometheusMetrics
+from tocsin.metrics import ClientMetric
+
+
+def test_counts_are_exposed_by_their_label() -> None:
+    metrics = PrometheusMetrics()
+    metrics.count("publishes", 3, label="p2p")
+    metrics.count("publishes", label="a2p")
+    metrics.count("deliveries", 7)
+    metrics.gauge("queue_depth", 2, label="WebSocketFifoQueue")
+    metrics.observe("commit_seconds", 0.003)
+    exposed = metrics.expose().decode()
+    for line in (
+        'tocsin_publishes_total{door="p2p"} 3.0',
+        'tocsin_publishes_total{door="a2p"} 1.0',
+        "tocsin_deliveries_total 7.0",
+        'tocsin_queue_depth{queue="WebSocketFifoQueue"} 2.0',
+        'tocsin_commit_seconds_bucket{le="0.005"} 1.0',
+    ):
+        assert line in exposed.splitlines()
+
+
+def test_of_what_clients_report_neither_user_nor_dimensions_are_exposed() -> None:
+    metrics = PrometheusMetrics()
+    for value in (2.5, -1.0):
+        metrics.client_reported(
+            "alice",
+            [ClientMetric(name="custom.x", value=value, unit="count", timestamp=1, dimensions={"chat": "secret"})],
+        )
+    exposed = metrics.expose().decode()
+    assert 'tocsin_client_total{name="custom.x"} 2.5' in exposed
+    assert 'tocsin_client_reports_total{name="custom.x"} 2.0' in exposed
+    assert "alice" not in exposed
+    assert "secret" not in exposed
