@@ -38,7 +38,8 @@ class A2pPublisher:
         A commit that fails answers the whole batch."""
         offers = [Offer(identity, request, chat_id) for request, chat_id in entries]
         answers = await self._publishing.publish(offers, door="a2p", chained=True)
-        for answer in answers:
-            if isinstance(answer, Refusal) and answer.code in ("unavailable", "insufficient_storage"):
-                raise answer
+        if not any(isinstance(answer, Receipt) for answer in answers):
+            for answer in answers:
+                if isinstance(answer, Refusal) and answer.code in ("unavailable", "insufficient_storage"):
+                    raise answer
         return answers
