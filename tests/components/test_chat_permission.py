@@ -105,7 +105,9 @@ async def test_a_repeated_revocation_has_the_first_fence(harness: EmbeddedHarnes
     assert await component.revoke(ALICE, "bob", "c1") == 4
 
 
-async def test_ones_own_inbox_is_not_closed_by_a_revocation(harness: EmbeddedHarness, component: ChatPermission) -> None:
+async def test_ones_own_inbox_is_not_closed_by_a_revocation(
+    harness: EmbeddedHarness, component: ChatPermission
+) -> None:
     await component.grant(BACK_END, "alice", "user:alice", "member")
     await component.grant(BACK_END, "bob", "user:alice", "reader")
     alice, bob = await harness.connect("alice", "user:alice"), await harness.connect("bob", "user:alice")
@@ -129,7 +131,7 @@ async def test_a_ticket_carries_its_maker_and_may_only_narrow(
     assert limited is not None
     again = await redeem(await component.offer_ticket(limited, frozenset(["c2", "c3"])), now)
     assert again is not None
-    assert again.chat_ids == {"c2"}
+    assert again.chat_ids == frozenset({"c2"})
     same = await redeem(await component.offer_ticket(limited, None), now)
     assert same is not None
-    assert same.chat_ids == {"c1", "c2"}
+    assert same.chat_ids == frozenset({"c1", "c2"})

@@ -31,7 +31,7 @@ async def test_readers_and_above_may_read_and_nobody_else(five: EmbeddedHarness)
         assert await refusal_of(retrieve(stranger, wanted)) == "forbidden"
     assert contents(await retrieve(identity("auditor", "messages:read"), wanted)) == ["plain 5"]
     for role in ("reader", "member", "admin", "owner"):
-        await five.grant("alice", "c1", role)  # type: ignore[arg-type]
+        await five.grant("alice", "c1", role)
         assert contents(await retrieve(identity("alice"), wanted)) == ["plain 5"]
 
 

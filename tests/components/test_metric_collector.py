@@ -49,7 +49,10 @@ async def test_listed_names_and_names_of_ones_own_are_taken(harness: EmbeddedHar
         (ReportedMetric(name="gaps", value=1, timestamp="2027-01-15T09:00:00"), "timestamp"),
         (ReportedMetric(name="gaps", value=1, dimensions={"x" * 65: "1"}), "dimensions"),
         (ReportedMetric(name="gaps", value=1, dimensions={"x": "1" * 129}), "dimensions"),
-        (ReportedMetric(name="gaps", value=1, dimensions={str(n): "1" for n in range(MAX_DIMENSIONS + 1)}), "dimensions"),
+        (
+            ReportedMetric(name="gaps", value=1, dimensions={str(n): "1" for n in range(MAX_DIMENSIONS + 1)}),
+            "dimensions",
+        ),
     ],
 )
 async def test_a_report_that_is_wrong_is_refused_with_its_place_and_nothing_is_counted(
