@@ -449,7 +449,7 @@ async def test_a_new_token_of_the_same_user_keeps_the_connection(harness: Harnes
     token = harness.files.mint("alice", ["messages:read"], 3600, now)
     fresh = await handler.refresh_token(alice.connection_id, alice.identity, token, "r1")
     assert fresh.chat_ids == frozenset(["c1"])
-    assert fresh.scopes == {"messages:read"}
+    assert fresh.scopes == frozenset(["messages:read"])
     assert alice.frames == [{"type": "ack", "requestId": "r1"}]
     harness.clock.advance(200)
     await harness.settle()

@@ -202,7 +202,7 @@ class ConnectionHandler:
         """The same user with a new token; a ticket's limit on chats stays."""
         identity = await self._tokens.check(token, self._clock.now())
         if identity.user_id != current.user_id:
-            raise forbidden()
+            raise Refusal("forbidden", "The new token is another user's.", field="token")
         identity = msgspec.structs.replace(identity, chat_ids=current.chat_ids)
         await self._connections.refresh(connection_id, identity)
         await self._clients.send(connection_id, [_answer("ack", request_id)])

@@ -1,6 +1,6 @@
 """Message Retrieval: GET /messages -> history, page by page. (Seed: message-retrieval-handler/)
 
-Rule: the head is read first, the page second, so that a page never lacks what its head promises.
+Rule: the head is read first, the page second, the oldest number last, so that a page never lacks what they promise.
 """
 
 import msgspec
@@ -55,4 +55,5 @@ class MessageRetrieval:
                 after=wanted.after,
                 limit=wanted.limit,
             )
-        return History(page=page, head=head)
+        oldest = (await self._numbers.heads([chat_id]))[chat_id].oldest  # what expired meanwhile is not promised
+        return History(page=page, head=msgspec.structs.replace(head, oldest=oldest))

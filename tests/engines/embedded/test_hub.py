@@ -12,7 +12,7 @@ from tocsin.engines.embedded.fan_out import MAX_GATHERED_BYTES
 from tocsin.engines.embedded.room import HubConnection
 from tocsin.errors import Refusal
 
-HOUR = 3_600_000
+MINUTE, HOUR = 60_000, 3_600_000
 
 
 @pytest.fixture
@@ -163,3 +163,21 @@ async def test_what_is_held_back_for_a_subscriber_is_bounded_and_read_from_the_s
     await harness.settle()
     assert await hub.go_live(subscription, 13) is None
     assert harness.numbers(client, "c1") == [14]
+
+
+async def test_who_was_told_of_his_tokens_end_before_he_could_hear_is_told_again(harness: EmbeddedHarness) -> None:
+    hub, now = harness.embedded.hub, harness.clock.now()
+    for number in (1, 2):
+        await hub.open(connection(number, now + MINUTE))
+    assert len(await hub.expiring(now)) == 2
+    hub.attach("connection 1", Client("connection 1", identity("alice"), harness))
+    assert [found.connection_id for found in await hub.expiring(now)] == ["connection 1"]
+    assert await hub.expiring(now) == []
+
+
+async def test_whose_token_ended_while_he_was_let_in_is_closed(harness: EmbeddedHarness) -> None:
+    hub, late = harness.embedded.hub, Client("connection 1", identity("alice"), harness)
+    await hub.open(connection(1, harness.clock.now() + MINUTE))
+    await hub.disconnect("connection 1", 4401)
+    hub.attach("connection 1", late)
+    assert late.closed == (4401, "token expired")

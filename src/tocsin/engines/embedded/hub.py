@@ -20,7 +20,7 @@ from tocsin.engines.embedded.fan_out import FanOut
 from tocsin.engines.embedded.room import HubConnection, Listener
 from tocsin.engines.embedded.sqlite_messages import SqliteMessages
 from tocsin.engines.embedded.sqlite_permissions import SqlitePermissions
-from tocsin.errors import Refusal, forbidden
+from tocsin.errors import CloseCode, Refusal, forbidden
 from tocsin.failpoints import Failpoints
 from tocsin.identity import Identity
 from tocsin.message import Message
@@ -89,8 +89,13 @@ class Hub:
     def attach(self, connection_id: str, socket: Socket) -> None:
         """Gives the connection its socket, before anything is sent to it."""
         entry = self._connections.get(connection_id)
-        if entry is not None:
-            entry.socket = socket
+        if entry is None:  # its token ended while it was let in
+            socket.close(CloseCode.UNAUTHORIZED, "token expired")
+            return
+        entry.socket = socket
+        if entry.warned_for:  # when it could not hear yet
+            entry.warned_for = 0
+            self._expiries.enter(entry)
 
     async def get(self, connection_id: str) -> Connection | None:
         entry = self._connections.get(connection_id)
