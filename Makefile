@@ -7,6 +7,8 @@ DATA ?= ./data
 
 BIN := .venv/bin
 FUZZ := build/fuzz/bin
+DEPLOY := build/deploy/bin
+MINISTACK := build/ministack/bin
 # Only what is listed with its hash gets in; nothing is built in an environment that is not locked.
 INSTALL := -m pip --quiet --disable-pip-version-check install --require-hashes --requirement
 COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-version 3.11 --generate-hashes --no-header \
@@ -27,7 +29,7 @@ run: setup ## Serve on PORT (8080) with its data in DATA (./data), and print com
 check: lint ## Lint, type-check and test what needs no other program; under a minute.
 	$(BIN)/pytest -m "not slow"
 
-test: lint system-packages $(FUZZ)/schemathesis ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
+test: lint system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
 	$(BIN)/pytest --session-timeout=900 --durations=10
 
 lint: setup ## Run ruff, mypy and the import contracts.
@@ -48,9 +50,12 @@ bench: setup system-packages ## Measure the scenarios of bench/.
 
 lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions).
 	$(BIN)/python $(INSTALL) requirements/lock.txt
-	$(COMPILE) pyproject.toml --extra server --group dev --output-file requirements/dev.txt >/dev/null
+	$(COMPILE) pyproject.toml --extra server --extra aws --group dev --output-file requirements/dev.txt >/dev/null
 	$(COMPILE) pyproject.toml --extra server --constraint requirements/dev.txt --output-file requirements/server.txt >/dev/null
+	$(COMPILE) pyproject.toml --extra aws --constraint requirements/dev.txt --output-file requirements/aws.txt >/dev/null
 	$(COMPILE) --group fuzz --output-file requirements/fuzz.txt >/dev/null
+	$(COMPILE) --group deploy --output-file requirements/deploy.txt >/dev/null
+	$(COMPILE) --group ministack --output-file requirements/ministack.txt >/dev/null
 	$(COMPILE) --group lock --output-file requirements/lock.txt >/dev/null
 
 system-packages: ## Install the system's packages that the slow tests need, or say which.
@@ -66,7 +71,7 @@ clean: ## Remove all that was made here, except data.
 	@touch $@
 
 # pip is the last thing that venv makes: where it stands, the rest does.
-.venv/bin/pip build/fuzz/bin/pip:
+.venv/bin/pip build/fuzz/bin/pip build/deploy/bin/pip build/ministack/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'Tocsin needs Python 3.11 or newer: install it, or say where it is with "make setup PYTHON=…".' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/system-packages \
@@ -75,4 +80,12 @@ clean: ## Remove all that was made here, except data.
 
 $(FUZZ)/schemathesis: requirements/fuzz.txt | $(FUZZ)/pip
 	$(FUZZ)/python $(INSTALL) requirements/fuzz.txt
+	@touch $@
+
+$(DEPLOY)/cfn-lint: requirements/deploy.txt | $(DEPLOY)/pip
+	$(DEPLOY)/python $(INSTALL) requirements/deploy.txt
+	@touch $@
+
+$(MINISTACK)/ministack: requirements/ministack.txt | $(MINISTACK)/pip
+	$(MINISTACK)/python $(INSTALL) requirements/ministack.txt
 	@touch $@

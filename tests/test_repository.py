@@ -23,11 +23,15 @@ PAGES = [path for path in COMMITTED if path.suffix == ".md"]
 RECORDS = [path for path in PAGES if path.parent == ROOT / "docs" / "decisions"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["server"]]
+AWS = PROJECT["project"]["optional-dependencies"]["aws"]
 GROUPS = PROJECT["dependency-groups"]
 LOCKS = {
-    "dev": [*RUNTIME, *GROUPS["dev"]],
+    "dev": [*RUNTIME, *AWS, *GROUPS["dev"]],
     "server": RUNTIME,
+    "aws": [*PROJECT["project"]["dependencies"], *AWS],
     "fuzz": GROUPS["fuzz"],
+    "deploy": GROUPS["deploy"],
+    "ministack": GROUPS["ministack"],
     "lock": GROUPS["lock"],
 }
 
