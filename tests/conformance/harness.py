@@ -27,7 +27,7 @@ from tocsin.identity import Identity, Keys, TokenCheck
 from tocsin.message import WEBSOCKET, Message, MessageType, Publication, read_back
 from tocsin.roles import Role
 from tocsin.service import Service
-from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, Queue
+from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, WEBSOCKET_FIFO_QUEUE, Queue
 
 DAY: Final = 86_400_000
 FOR_EVER: Final = 1 << 60
@@ -186,7 +186,8 @@ class Harness(ABC):
     # Its lives
 
     async def start(self, options: Options | None = None, *, consumers: Mapping[Queue, Consumer] | None = None) -> None:
-        """With `consumers` there is no service, only the bus: queues that are not named are stored or dropped."""
+        """With `consumers` there is no service, only the bus: what is due to number and to store is done, as the
+        service does it, and queues that are not named have nothing else."""
         self.options = self.options if options is None else options
         self._consumers = consumers
         opened = await self._open(self.options, Failpoints(self.options.failpoints))
@@ -198,10 +199,19 @@ class Harness(ABC):
         else:
             for queue in QUEUES:
                 spare = self.engine.messages.store if queue is MESSAGE_STORAGE_QUEUE else _drop
-                self.engine.bus.consume(queue, consumers.get(queue, spare))
+                consumer = consumers.get(queue, spare)
+                self.engine.bus.consume(queue, self._numbering(consumer) if queue is WEBSOCKET_FIFO_QUEUE else consumer)
         self._begin()
         if consumers is None:
             self.service.start()
+
+    def _numbering(self, consumer: Consumer) -> Consumer:
+        """Behind the number, as the processor has it: some engines draw it there."""
+
+        async def numbered(messages: Sequence[Message]) -> None:
+            await consumer(await self.engine.numbers.number(messages))
+
+        return numbered
 
     async def stop(self) -> None:
         if self._is_started:
