@@ -2,7 +2,7 @@
 
     REST API -> read_call -> Call -> aws_rest -> Reply -> render_reply
     WebSocket API, authorizer -> read_upgrade -> Upgrade -> aws_sockets -> Admission | Refusal -> render_verdict
-    WebSocket API, routes -> read_socket_event -> Upgrade -> aws_sockets -> render_accepted, render_refused
+    WebSocket API, routes -> read_socket_event -> Upgrade -> aws_sockets -> render_upgrade
                                                -> Frame | Left -> aws_sockets -> render_frame
     SQS -> read_batch -> Batch -> the bus -> render_failures           EventBridge -> is_minute
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 Event = Mapping[str, Any]
 Result = dict[str, Any]
 
-#: Bytes that an authorizer may hand on, all names and values together.
+#: Bytes that an authorizer may hand on, as JSON.
 MAX_CONTEXT: Final = 8 * 1024
 
 _Many = dict[str, list[str] | None] | None
@@ -286,7 +286,7 @@ def render_verdict(upgrade: Upgrade, verdict: Admission | Refusal) -> Result:
     context: Result = {}
     if isinstance(verdict, Admission):
         context = msgspec.to_builtins(verdict)
-        if sum(len(name) + len(str(value).encode()) for name, value in context.items()) > MAX_CONTEXT:
+        if len(msgspec.json.encode(context)) > MAX_CONTEXT:
             verdict = invalid("chatId", "These are too many chats for one URL; subscribe to the others.")
     if isinstance(verdict, Refusal):
         if verdict.status == HTTPStatus.UNAUTHORIZED:
@@ -305,19 +305,14 @@ def _policy(effect: str, upgrade: Upgrade, principal: str) -> Result:
     return {"principalId": principal, "policyDocument": {"Version": "2012-10-17", "Statement": [statement]}}
 
 
-def render_accepted(subprotocol: str | None) -> Result:
-    """The one header that `$connect` can add to the upgrade."""
-    if subprotocol is None:
-        return {"statusCode": 200}
-    return {"statusCode": 200, "headers": {"Sec-WebSocket-Protocol": subprotocol}}
-
-
-def render_refused(upgrade: Upgrade, refusal: Refusal) -> Result:
-    return {
-        "statusCode": refusal.status,
-        "headers": dict(refusal_headers(refusal)),
-        "body": refusal_body(refusal, upgrade.request_id).decode(),
-    }
+def render_upgrade(upgrade: Upgrade, answer: str | Refusal | None) -> Result:
+    """`$connect`'s: the subprotocol is the one header that it can add to an upgrade, a status its one refusal."""
+    if isinstance(answer, Refusal):
+        body = refusal_body(answer, upgrade.request_id).decode()
+        return {"statusCode": answer.status, "headers": dict(refusal_headers(answer)), "body": body}
+    if answer is not None:
+        return {"statusCode": 200, "headers": {"Sec-WebSocket-Protocol": answer}}
+    return {"statusCode": 200}
 
 
 # -- the WebSocket API: what goes over it ------------------------------------------------------------------------------
@@ -342,12 +337,15 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_socket_event(event: Event) -> Upgrade | Frame | Left:
     """By what happened, never by the route: a frame may name any action, `$connect` too."""
-    found = _read(event, _SocketEvent)
-    context = found.request_context
+    context = _read(event, _SocketEvent).request_context
     if context.event_type == "DISCONNECT":
         return Left(connection_id=context.connection_id)
-    if context.event_type == "CONNECT":
-        return read_upgrade(event)
+    return read_upgrade(event) if context.event_type == "CONNECT" else read_frame(event)
+
+
+def read_frame(event: Event) -> Frame:
+    found = _read(event, _SocketEvent)
+    context = found.request_context
     text = None if found.is_base64_encoded else (found.body or "").encode("utf-8", "surrogatepass")
     return Frame(connection_id=context.connection_id, request_id=context.request_id or "", text=text)
 
@@ -361,10 +359,10 @@ def render_frame(frame: bytes | None) -> Result:
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of a queue; `receives` counts this time too."""
+    """A message as SQS hands it over. `receives` counts this one, too."""
 
-    message_id: str
-    receipt_handle: str
+    transport_id: str
+    receipt: str
     body: str
     receives: int
 
@@ -382,8 +380,8 @@ def read_batch(event: Event) -> Batch:
         queue=records[0].event_source_arn.rpartition(":")[2],
         records=[
             Record(
-                message_id=record.message_id,
-                receipt_handle=record.receipt_handle,
+                transport_id=record.message_id,
+                receipt=record.receipt_handle,
                 body=record.body,
                 receives=int(record.attributes["ApproximateReceiveCount"]),
             )
@@ -392,9 +390,9 @@ def read_batch(event: Event) -> Batch:
     )
 
 
-def render_failures(message_ids: Iterable[str]) -> Result:
+def render_failures(transport_ids: Iterable[str]) -> Result:
     """Which messages of the batch are to come again."""
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in message_ids]}
+    return {"batchItemFailures": [{"itemIdentifier": transport_id} for transport_id in transport_ids]}
 
 
 def is_minute(event: Event) -> bool:

@@ -38,7 +38,7 @@ from tocsin.publishing import Offer
 from tocsin.service import Service
 
 #: For one frame: API Gateway gives up at 29 s, and Lambda at 30.
-ANSWER_SECONDS: Final = 25.0
+FRAME_SECONDS: Final = 25.0
 
 _log: Final = Log("tocsin.gateways")
 
@@ -91,7 +91,7 @@ class SocketDoor:
         *,
         limit_of: Callable[[str], Awaitable[frozenset[str] | None]],
         allowed_origins: frozenset[str],
-        seconds: float = ANSWER_SECONDS,
+        seconds: float,
     ) -> None:
         """`limit_of` a spent ticket: the chats that it allows. `seconds` for one frame."""
         self._service: Final = service
@@ -114,13 +114,13 @@ class SocketDoor:
             return refusal
         return Admission.of(authorization.identity, authorization.chat_ids)
 
-    async def connect(self, upgrade: Upgrade) -> str | None:
-        """The subprotocol to answer with. Raises Refusal: no upgrade."""
+    async def connect(self, upgrade: Upgrade) -> str | Refusal | None:
+        """The subprotocol to answer with, if one was offered."""
         try:
             return await self._connect(upgrade)
         except Refusal as refusal:
             self._metrics.count("refusals", label=refusal.code)
-            raise
+            return refusal
 
     async def _connect(self, upgrade: Upgrade) -> str | None:
         verdict = upgrade.verdict
