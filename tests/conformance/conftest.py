@@ -8,18 +8,18 @@ import pytest
 
 from tests.conformance.aws import AwsHarness
 from tests.conformance.embedded import EmbeddedHarness
-from tests.conformance.examples import Make
+from tests.conformance.examples import FEW, Make
 from tests.conformance.harness import Harness
 from tocsin.engines.file_keys import FileKeys
 
 
 def embedded(request: pytest.FixtureRequest, files: FileKeys) -> Make:
-    return lambda path: EmbeddedHarness(path, files)
+    return Make(lambda path: EmbeddedHarness(path, files))
 
 
 def aws(request: pytest.FixtureRequest, files: FileKeys) -> Make:
     make_stage = request.getfixturevalue("make_stage")
-    return lambda path: AwsHarness(make_stage(), files)
+    return Make(lambda path: AwsHarness(make_stage(), files), FEW)
 
 
 HARNESSES: Final[Mapping[str, Callable[[pytest.FixtureRequest, FileKeys], Make]]] = {"embedded": embedded, "aws": aws}

@@ -5,15 +5,18 @@
 Rules:
 - a queue's batch size is topology's; of a FIFO queue's group one message is in flight, as SQS has it;
 - what brings something into a queue goes through the engine's clients, and wakes the pump: nothing is polled;
-- a visibility that our code asks for passes on the test's clock. SQS itself never waits: it is told when it is over.
+- a visibility that our code asks for passes on the test's clock. SQS itself never waits: it is told when it is over;
+- while AWS is at work, the test's clock does not run ahead of it.
 """
 
 import asyncio
+import threading
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.manual_clock import ManualClock
 from tests.ministack import Services
-from tocsin.clock import Clock
+from tocsin.engines.aws.calls import Calls
 from tocsin.engines.aws.engine import AwsEngine
 from tocsin.engines.aws.settings import AwsSettings
 from tocsin.engines.aws.sqs_queue import Record
@@ -61,7 +64,7 @@ class EventSource:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*[self._show(receipt) for receipt in self._in_flight])
 
-    async def later(self, receipt: str, seconds: int, clock: Clock) -> None:
+    async def later(self, receipt: str, seconds: int, clock: ManualClock) -> None:
         await clock.sleep(seconds)
         if not self._is_over:
             await self._show(receipt)
@@ -120,7 +123,7 @@ class EventSource:
 class EventSources:
     """All three queues'."""
 
-    def __init__(self, engine: AwsEngine, settings: AwsSettings, services: Services, clock: Clock) -> None:
+    def __init__(self, engine: AwsEngine, settings: AwsSettings, services: Services, clock: ManualClock) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._waiting: set[asyncio.Task[None]] = set()
@@ -129,6 +132,14 @@ class EventSources:
             WEBSOCKET_STANDARD_QUEUE: settings.standard_queue_url,
             MESSAGE_STORAGE_QUEUE: settings.storage_queue_url,
         }
+        self._lock = threading.Lock()
+        self._calls = 0
+        for calls in vars(engine).values():
+            if isinstance(calls, Calls):
+                calls.client.meta.events.register("before-call", self._on_call)
+                for name in ("after-call", "after-call-error"):
+                    calls.client.meta.events.register(name, self._on_answer)
+        clock.is_busy = lambda: self._calls > 0
         for name in NEWS:
             client = engine.sns.client if ".sns." in name else engine.sqs.client
             client.meta.events.register(name, self._on_news)
@@ -146,6 +157,14 @@ class EventSources:
         await asyncio.gather(*[source.stop() for source in self._sources.values()])
 
     # Called in the clients' threads
+
+    def _on_call(self, **_: object) -> None:
+        with self._lock:
+            self._calls += 1
+
+    def _on_answer(self, **_: object) -> None:
+        with self._lock:
+            self._calls -= 1
 
     def _on_news(self, **_: object) -> None:
         self._loop.call_soon_threadsafe(self.wake)

@@ -27,6 +27,7 @@ from tocsin.identity import Identity, Keys, TokenCheck
 from tocsin.message import WEBSOCKET, Message, MessageType, Publication, read_back
 from tocsin.roles import Role
 from tocsin.service import Service
+from tocsin.tables import Numbers
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, WEBSOCKET_FIFO_QUEUE, Queue
 
 DAY: Final = 86_400_000
@@ -186,12 +187,11 @@ class Harness(ABC):
     # Its lives
 
     async def start(self, options: Options | None = None, *, consumers: Mapping[Queue, Consumer] | None = None) -> None:
-        """With `consumers` there is no service, only the bus: what is due to number and to store is done, as the
-        service does it, and queues that are not named have nothing else."""
+        """With `consumers` there is no service, only the bus: queues that are not named are stored or dropped."""
         self.options = self.options if options is None else options
         self._consumers = consumers
         opened = await self._open(self.options, Failpoints(self.options.failpoints))
-        self.engine = msgspec.structs.replace(opened, bus=_Tapped(opened.bus, self._meddlers))
+        self.engine = msgspec.structs.replace(opened, bus=_Tapped(opened.bus, opened.numbers, self._meddlers))
         self._is_started = True
         if consumers is None:
             tokens = TokenCheck(await Keys.open(self.files, print, self.clock.now()), RULES)
@@ -199,19 +199,10 @@ class Harness(ABC):
         else:
             for queue in QUEUES:
                 spare = self.engine.messages.store if queue is MESSAGE_STORAGE_QUEUE else _drop
-                consumer = consumers.get(queue, spare)
-                self.engine.bus.consume(queue, self._numbering(consumer) if queue is WEBSOCKET_FIFO_QUEUE else consumer)
+                self.engine.bus.consume(queue, consumers.get(queue, spare))
         self._begin()
         if consumers is None:
             self.service.start()
-
-    def _numbering(self, consumer: Consumer) -> Consumer:
-        """Behind the number, as the processor has it: some engines draw it there."""
-
-        async def numbered(messages: Sequence[Message]) -> None:
-            await consumer(await self.engine.numbers.number(messages))
-
-        return numbered
 
     async def stop(self) -> None:
         if self._is_started:
@@ -464,14 +455,17 @@ async def _drop(messages: Sequence[Message]) -> None: ...
 
 
 class _Tapped:
-    """A Bus whose consumers can be meddled with."""
+    """A Bus whose consumers can be meddled with, behind the number: some engines draw it only there."""
 
-    def __init__(self, bus: Bus, meddlers: Mapping[str, Sequence[Consumer]]) -> None:
+    def __init__(self, bus: Bus, numbers: Numbers, meddlers: Mapping[str, Sequence[Consumer]]) -> None:
         self._bus = bus
+        self._numbers = numbers
         self._meddlers = meddlers
 
     def consume(self, queue: Queue, consumer: Consumer) -> None:
         async def tapped(messages: Sequence[Message]) -> None:
+            if queue is WEBSOCKET_FIFO_QUEUE:
+                messages = await self._numbers.number(messages)
             for meddler in tuple(self._meddlers.get(queue.name, ())):
                 await meddler(messages)
             await consumer(messages)
