@@ -21,6 +21,7 @@ from tocsin.clock import SystemClock
 from tocsin.components.connection_handler import ReplayLimits
 from tocsin.engine import Engine
 from tocsin.engines.aws.calls import until
+from tocsin.engines.aws.cursor_secrets import read_cursor_secrets
 from tocsin.engines.aws.engine import AwsEngine
 from tocsin.engines.aws.settings import FUNCTIONS, AwsSettings, Function
 from tocsin.engines.aws.sqs_queue import Record
@@ -49,6 +50,18 @@ MARGIN: Final = 0.5
 #: Where a function has to end sooner than its timeout says.
 OWN_SECONDS: Final[dict[Function, float]] = {"connection-handler": FRAME_SECONDS, "processor": 45.0}
 BASE_PATH: Final = "/dvl"
+#: Clients that are made while a process starts: those that the function's every event needs.
+CLIENTS: Final[dict[Function, tuple[str, ...]]] = {
+    "websocket-authorizer": ("dynamodb",),
+    "connection-handler": ("dynamodb",),
+    "p2pWebSocketPublisher": ("dynamodb", "sns"),
+    "a2pHttpPublisher": ("dynamodb", "sns"),
+    "processor": ("dynamodb",),
+    "message-storage": ("dynamodb",),
+    "message-retrieval": ("dynamodb",),
+    "chat-permission": ("dynamodb",),
+    "metric-collector": (),
+}
 
 
 class Context(Protocol):
@@ -97,22 +110,81 @@ Work = Callable[[Parts, Event], Awaitable[Result]]
 
 
 class Process:
-    """One of Lambda's, for its whole life."""
+    """One of Lambda's, for its whole life. What needs an answer of AWS is asked for with the first event."""
 
     def __init__(self, function: Function) -> None:
         """EnvironmentFault names what is missing."""
         logs.configure("json")
-        self._runner: Final = asyncio.Runner()
-        self._seconds: Final = OWN_SECONDS.get(function, float("inf"))
+        self._function: Final = function
+        self._settings: Final = AwsSettings.read(function, os.environ)
         self._clock: Final = SystemClock()
-        self._parts: Final = _parts(function, AwsSettings.read(function, os.environ), self._clock)
+        failpoints = Failpoints(os.environ.get("TOCSIN_FAILPOINTS", ""))
+        self._aws: Final = AwsEngine(self._settings, clock=self._clock, failpoints=failpoints)
+        for name in CLIENTS[function]:
+            getattr(self._aws, name).client  # noqa: B018 - it is made now
+        self._runner: Final = asyncio.Runner()
+        self._parts: Parts | None = None
 
     def run(self, work: Work, event: Event, context: Context) -> Result:
         return self._runner.run(self._run(work, event, context.get_remaining_time_in_millis() / 1000))
 
     async def _run(self, work: Work, event: Event, remaining: float) -> Result:
-        with until(self._clock.monotonic() + min(self._seconds, remaining - MARGIN)):
+        seconds = min(OWN_SECONDS.get(self._function, remaining), remaining - MARGIN)
+        with until(self._clock.monotonic() + seconds):
+            if self._parts is None:
+                self._parts = await self._wire()
             return await work(self._parts, event)
+
+    async def _wire(self) -> Parts:
+        settings, aws = self._settings, self._aws
+        rules = TokenRules(
+            issuer=settings.issuer, audiences=frozenset(settings.audience), scope_prefix=settings.scope_prefix
+        )
+        secrets: tuple[bytes, ...] = (b"",)
+        if settings.cursor_secret_arn:
+            secrets = await read_cursor_secrets(aws.secrets, settings.cursor_secret_arn)
+        return Parts(
+            self._function,
+            aws.protocols,
+            TokenCheck(self._keys(), rules),
+            rules,
+            consume=self._consume,
+            each_minute=_nothing,
+            limit_of=_nothing,
+            cursors=Cursors(*secrets),
+            allowed_origins=frozenset(settings.allowed_origins),
+            chats_per_connection=settings.chats_per_connection,
+        )
+
+    def _keys(self) -> Keys:
+        """None yet, and too old: the first token has them fetched, so that who checks none does not wait for them."""
+        settings = self._settings
+        source: KeySource = _NoKeys()
+        if settings.jwks_url:
+            source = OidcKeys(issuer=settings.issuer, jwks_url=settings.jwks_url)
+        return Keys(source, KeySet(keys={}, fresh_for_s=0), lambda sentence: log.warning("keys", reason=sentence), 0)
+
+    async def _consume(self, batch: Batch) -> Sequence[str]:
+        settings = self._settings
+        for url, queue in (
+            (settings.fifo_queue_url, WEBSOCKET_FIFO_QUEUE),
+            (settings.standard_queue_url, WEBSOCKET_STANDARD_QUEUE),
+            (settings.storage_queue_url, MESSAGE_STORAGE_QUEUE),
+        ):
+            if url.rpartition("/")[2] == batch.queue:
+                records = msgspec.convert(batch.records, list[Record], from_attributes=True)
+                return await self._aws.bus.handle(queue, records)
+        raise LookupError(f"{batch.queue} is not a queue of this function.")
+
+
+async def _nothing(*_: object) -> None: ...
+
+
+class _NoKeys:
+    """For functions that API Gateway's authorizer stands before."""
+
+    async def load(self) -> NoReturn:
+        raise KeysUnusable("This function checks no signatures.")
 
 
 class EntryPoint:
@@ -136,51 +208,6 @@ class EntryPoint:
     async def on(self, parts: Parts, event: Event) -> Result:
         """On parts of another engine."""
         return await self._work(parts, event)
-
-
-def _parts(function: Function, settings: AwsSettings, clock: SystemClock) -> Parts:
-    aws = AwsEngine(settings, clock=clock, failpoints=Failpoints(os.environ.get("TOCSIN_FAILPOINTS", "")))
-    queues = {
-        url.rpartition("/")[2]: queue
-        for url, queue in (
-            (settings.fifo_queue_url, WEBSOCKET_FIFO_QUEUE),
-            (settings.standard_queue_url, WEBSOCKET_STANDARD_QUEUE),
-            (settings.storage_queue_url, MESSAGE_STORAGE_QUEUE),
-        )
-    }
-
-    async def consume(batch: Batch) -> Sequence[str]:
-        records = msgspec.convert(batch.records, list[Record], from_attributes=True)
-        return await aws.bus.handle(queues[batch.queue], records)
-
-    rules = TokenRules(
-        issuer=settings.issuer, audiences=frozenset(settings.audience), scope_prefix=settings.scope_prefix
-    )
-    source: KeySource = OidcKeys(issuer=settings.issuer, jwks_url=settings.jwks_url) if settings.jwks_url else _NoKeys()
-    #: None yet, and too old: the first token that comes has them fetched.
-    keys = Keys(source, KeySet(keys={}, fresh_for_s=0), lambda sentence: log.warning("keys", reason=sentence), 0)
-    return Parts(
-        function,
-        aws.protocols,
-        TokenCheck(keys, rules),
-        rules,
-        consume=consume,
-        each_minute=_nothing,
-        limit_of=_nothing,
-        cursors=Cursors(*(read_cursor_secrets(settings.cursor_secret_arn) if settings.cursor_secret_arn else (b"",))),
-        allowed_origins=frozenset(settings.allowed_origins),
-        chats_per_connection=settings.chats_per_connection,
-    )
-
-
-async def _nothing(*_: object) -> None: ...
-
-
-class _NoKeys:
-    """For functions that API Gateway's authorizer stands before."""
-
-    async def load(self) -> NoReturn:
-        raise KeysUnusable("This function checks no signatures.")
 
 
 # -- the nine ----------------------------------------------------------------------------------------------------------

@@ -1,27 +1,28 @@
 """What signs the places where pages begin: one generated secret, its present version and the one before.
 
-    Secrets Manager -> read_cursor_secrets (once, at cold start) -> gateways/cursors.py
+    Secrets Manager -> read_cursor_secrets (with a process's first event) -> gateways/cursors.py
 
-Rule: two versions are good, so that who is reading goes on when the secret is changed. A process knows what it has read
-      at its start; Lambda replaces it within hours.
+Rule: two versions are good, so that who is reading goes on when the secret is changed. A process goes on with what it
+      has read; Lambda replaces it within hours.
 """
 
-import boto3
+from typing import TYPE_CHECKING
+
 from botocore.exceptions import ClientError
 
-from tocsin.engines.aws.calls import code_of, config
+from tocsin.engines.aws.calls import Calls, code_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
 
 
-def read_cursor_secrets(arn: str) -> tuple[bytes, ...]:
+async def read_cursor_secrets(calls: "Calls[SecretsManagerClient]", arn: str) -> tuple[bytes, ...]:
     """The present one first."""
-    client = boto3.client("secretsmanager", config=config(1, seconds=3.0))
-    secrets = [client.get_secret_value(SecretId=arn)["SecretString"]]
+    present = await calls(lambda client: client.get_secret_value(SecretId=arn))
     try:
-        secrets.append(client.get_secret_value(SecretId=arn, VersionStage="AWSPREVIOUS")["SecretString"])
+        former = await calls(lambda client: client.get_secret_value(SecretId=arn, VersionStage="AWSPREVIOUS"))
     except ClientError as error:
         if code_of(error) != "ResourceNotFoundException":
             raise
-        # It was never changed.
-    finally:
-        client.close()
-    return tuple(secret.encode() for secret in secrets)
+        return (present["SecretString"].encode(),)  # it was never changed
+    return present["SecretString"].encode(), former["SecretString"].encode()

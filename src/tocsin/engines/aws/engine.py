@@ -69,6 +69,7 @@ class AwsEngine:
         self.dynamodb = self._calls("dynamodb", lambda config: boto3.client("dynamodb", config=config))
         self.sns = self._calls("sns", lambda config: boto3.client("sns", config=config))
         self.sqs = self._calls("sqs", lambda config: boto3.client("sqs", config=config))
+        self.secrets = self._calls("secrets", lambda config: boto3.client("secretsmanager", config=config))
         self._rows = MessageRows(self.dynamodb, settings.message_storage_table, settings.retention, failpoints)
         numbers = DynamodbNumbers(
             dynamodb=self.dynamodb,
@@ -133,7 +134,7 @@ class AwsEngine:
 
     def close(self) -> None:
         """For tests: a function ends with its process."""
-        for calls in (self.dynamodb, self.sns, self.sqs):
+        for calls in (self.dynamodb, self.sns, self.sqs, self.secrets):
             calls.close()
 
     async def _died(self, queue: Queue, message: Message) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
 from tocsin.bus import Consumer, DeadLetter, Depth, Receipt
 from tocsin.clock import Clock
@@ -26,6 +25,7 @@ from tocsin.engines.aws.dynamodb_claims import Claim, DynamodbClaims
 from tocsin.engines.aws.sqs_queue import Record, SqsQueue
 from tocsin.errors import Refusal, after_refused
 from tocsin.failpoints import Failpoints
+from tocsin.logs import Log
 from tocsin.message import Publication
 from tocsin.topology import TOPICS, Queue, topic_of
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sns.type_defs import PublishBatchRequestEntryTypeDef, PublishBatchResponseTypeDef
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 #: So long before the deadline nothing more is sent, in seconds.
 MARGIN: Final = 2.0

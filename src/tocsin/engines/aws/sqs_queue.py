@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 from botocore.exceptions import ClientError
 
 from tocsin.bus import Consumer, Depth
@@ -29,6 +28,7 @@ from tocsin.engines.aws.dynamodb_tries import DynamodbTries, Tally
 from tocsin.engines.aws.sqs_dead_letters import Letter, SqsDeadLetters, count, letter_id
 from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
+from tocsin.logs import Log
 from tocsin.message import Message
 from tocsin.metrics import Metrics
 from tocsin.topology import Queue
@@ -36,7 +36,7 @@ from tocsin.topology import Queue
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 #: Seconds that a try may take: the processor has 60.
 DEADLINE: Final = 45.0
