@@ -112,6 +112,7 @@ class AwsEngine:
                 )
             ],
             clock=clock,
+            metrics=metrics,
             failpoints=failpoints,
         )
         missing: Any = None
