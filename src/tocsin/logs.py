@@ -1,9 +1,9 @@
-"""What the service tells its operator: one line for each event, on stderr.
+"""What the service tells its operator: one line for each event.
 
-anybody -> Log.info, .warning, .error -> structlog, in the form that a profile has chosen
+anybody -> Log.info, .warning, .error -> structlog, on stderr | the standard library, which Lambda prints as JSON
 
 Rule: structlog is loaded with the first line and not before. It takes longer than all of ours together, and a function
-      on AWS, which mostly has nothing to say, would wait for it at each start.
+      on AWS, which has the standard library's instead, would wait for it at each start.
 """
 
 import logging
@@ -11,7 +11,8 @@ import sys
 from types import ModuleType
 from typing import Final, Literal
 
-Form = Literal["text", "json"]
+#: For a person, for a program, or as Lambda has it.
+Form = Literal["text", "json", "lambda"]
 
 
 class Log:
@@ -23,45 +24,56 @@ class Log:
         self._name: Final = name
 
     def info(self, event: str, **fields: object) -> None:
-        _structlog().get_logger(self._name).info(event, **fields)
+        _sink.tell("info", self._name, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        _structlog().get_logger(self._name).warning(event, **fields)
+        _sink.tell("warning", self._name, event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        _structlog().get_logger(self._name).error(event, **fields)
+        _sink.tell("error", self._name, event, fields)
 
 
 def configure(form: Form) -> None:
     """Takes effect at once, or with the first line."""
-    _chosen.append(form)
-    if "structlog" in sys.modules:
-        _structlog()
+    _sink.form, _sink.is_new = form, True
+    if form != "lambda" and "structlog" in sys.modules:
+        _sink.structlog()
 
 
-#: The form that is still to be told to structlog.
-_chosen: Final[list[Form]] = []
+class _Sink:
+    def __init__(self) -> None:
+        self.form: Form = "text"
+        self.is_new = False
+
+    def tell(
+        self, level: Literal["info", "warning", "error"], name: str, event: str, fields: dict[str, object]
+    ) -> None:
+        if self.form == "lambda":
+            getattr(logging.getLogger(name), level)(event, extra=fields)
+        else:
+            getattr(self.structlog().get_logger(name), level)(event, **fields)
+
+    def structlog(self) -> ModuleType:
+        import structlog
+
+        if self.is_new:
+            self.is_new = False
+            renderer: structlog.typing.Processor = (
+                structlog.processors.JSONRenderer()
+                if self.form == "json"
+                else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+            )
+            structlog.configure(
+                processors=[
+                    structlog.processors.add_log_level,
+                    structlog.processors.TimeStamper(fmt="iso", utc=True),
+                    structlog.processors.format_exc_info,
+                    renderer,
+                ],
+                wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+                logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            )
+        return structlog
 
 
-def _structlog() -> ModuleType:
-    import structlog
-
-    if _chosen:
-        form = _chosen[-1]
-        _chosen.clear()
-        renderer: structlog.typing.Processor = (
-            structlog.processors.JSONRenderer()
-            if form == "json"
-            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        )
-        structlog.configure(
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.format_exc_info,
-                renderer,
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )
-    return structlog
+_sink: Final = _Sink()

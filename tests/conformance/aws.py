@@ -41,6 +41,10 @@ class AwsHarness(Harness):
     async def _crash(self) -> None:
         await self._close()
 
+    async def settle(self) -> None:
+        self._sources.wake()  # other functions than this one may have published
+        await super().settle()
+
     async def processed(self) -> None:
         """The queues' depths are asked for again and again, since no time may pass."""
         while any(depth.waiting for depth in await self.engine.bus.depths()):

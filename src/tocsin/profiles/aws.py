@@ -114,7 +114,7 @@ class Process:
 
     def __init__(self, function: Function) -> None:
         """EnvironmentFault names what is missing."""
-        logs.configure("json")
+        logs.configure("lambda")
         self._function: Final = function
         self._settings: Final = AwsSettings.read(function, os.environ)
         self._clock: Final = SystemClock()

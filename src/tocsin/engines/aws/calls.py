@@ -85,9 +85,9 @@ def until(moment: float) -> Iterator[None]:
         _until.reset(token)
 
 
-def deadline(clock: Clock) -> float:
-    """The moment of the innermost `until`, or PATIENCE from now."""
-    return _until.get(clock.monotonic() + PATIENCE)
+def deadline(clock: Clock, *, otherwise: float = PATIENCE) -> float:
+    """The moment that `until` has set; where nobody has, so many seconds from now."""
+    return _until.get(clock.monotonic() + otherwise)
 
 
 class Unreachable(Refusal):

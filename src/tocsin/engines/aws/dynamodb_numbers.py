@@ -192,14 +192,14 @@ class DynamodbNumbers:
         floor = int(known["sequence"]["N"]) if known else 0
         if not is_kept(counter.last_expiry, now):
             return await self._raise(chat_id, floor, max(floor, counter.sequence + 1), None)
-        if "expiry" in known and is_kept(int(known["expiry"]["N"]), now):
+        if floor > counter.sequence or ("expiry" in known and is_kept(int(known["expiry"]["N"]), now)):
             return floor
         number, expiry = await self._first_kept(chat_id, max(floor, counter.since), counter, now)
         return await self._raise(chat_id, floor, number, expiry)
 
     async def _raise(self, chat_id: str, floor: int, number: int, expiry: int | None) -> int:
         """Writes the oldest number down, with when it expires if that is known; what is then the oldest."""
-        if (number == 1 and expiry is None) or (number == floor and expiry is None):
+        if expiry is None and number <= max(floor, 1):
             return number
         values: dict[str, Any] = {":number": {"N": str(number)}}
         update = "SET #sequence = :number"

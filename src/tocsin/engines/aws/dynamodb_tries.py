@@ -51,6 +51,10 @@ class DynamodbTries:
         counts = {"failed": 1} | ({"open": -1} if was_begun else {})
         return await self._write(letter_id, now, counts=counts, facts={"reason": {"S": reason}})
 
+    async def succeeded(self, letter_id: str, now: int) -> None:
+        """Also a verdict: a message that is handed over once more, though it was done, does not come to die of it."""
+        await self._write(letter_id, now, counts={"open": -1})
+
     async def bury(self, letter_id: str, now: int) -> None:
         """It stands in the dead-letter queue; should its queue hand it over again, it is done with."""
         await self._write(letter_id, now, facts={"dead": {"BOOL": True}})

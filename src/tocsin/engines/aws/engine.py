@@ -113,6 +113,7 @@ class AwsEngine:
                 )
             ],
             clock=clock,
+            metrics=metrics,
             failpoints=failpoints,
         )
         missing: Any = None

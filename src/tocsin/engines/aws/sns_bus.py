@@ -11,6 +11,7 @@ Rules:
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
@@ -25,15 +26,15 @@ from tocsin.engines.aws.dynamodb_claims import Claim, DynamodbClaims
 from tocsin.engines.aws.sqs_queue import Record, SqsQueue
 from tocsin.errors import Refusal, after_refused
 from tocsin.failpoints import Failpoints
-from tocsin.logs import Log
 from tocsin.message import Publication
+from tocsin.metrics import Metrics
 from tocsin.topology import TOPICS, Queue, topic_of
 
 if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sns.type_defs import PublishBatchRequestEntryTypeDef, PublishBatchResponseTypeDef
 
-log = Log(__name__)
+log = logging.getLogger(__name__)
 
 #: So long before the deadline nothing more is sent, in seconds.
 MARGIN: Final = 2.0
@@ -70,6 +71,7 @@ class SnsBus:
         claims: DynamodbClaims,
         queues: Sequence[SqsQueue],
         clock: Clock,
+        metrics: Metrics,
         failpoints: Failpoints,
     ) -> None:
         """`topics`: the name of each of topology's -> its ARN."""
@@ -78,6 +80,7 @@ class SnsBus:
         self._claims = claims
         self._queues = {queue.queue.name: queue for queue in queues}
         self._clock = clock
+        self._metrics = metrics
         self._failpoints = failpoints
 
     # -- publishing ----------------------------------------------------------------------------------------------------
@@ -89,7 +92,7 @@ class SnsBus:
         chats: dict[str, deque[_Offer]] = {}
         for index, publication in enumerate(publications):
             chats.setdefault(publication.chat_id, deque()).append(_Offer(index=index, publication=publication))
-        end = deadline(self._clock)
+        began, end = self._clock.monotonic(), deadline(self._clock)
         with until(end):
             while chats:
                 if self._clock.monotonic() >= end - MARGIN:
@@ -104,6 +107,7 @@ class SnsBus:
                         chats[chat_id].clear()
                     if not chats[chat_id]:
                         del chats[chat_id]
+        self._metrics.observe("accept_to_commit", self._clock.monotonic() - began)
         return [answers[index] for index in range(len(publications))]
 
     async def _publish_wave(self, wave: Sequence[_Offer]) -> dict[int, Receipt | Refusal]:
@@ -122,12 +126,11 @@ class SnsBus:
             sent = [message_of(offer.publication) for offers in due.values() for offer in offers]
             await self._failpoints.reach("publish.claimed", sent)
         calls = [self._send(topic, batch) for topic, offers in due.items() for batch in _batches(offers)]
-        for failures, offers in await asyncio.gather(*calls):
-            for offer in offers:
-                failure = failures.get(offer.index)
-                answers[offer.index] = offer.receipt if failure is None else failure
-            await asyncio.gather(*[self._settle(offer) for offer in offers if offer.index not in failures])
-        return answers
+        failures = {index: failure for failed in await asyncio.gather(*calls) for index, failure in failed.items()}
+        taken = [offer for offers in due.values() for offer in offers if offer.index not in failures]
+        await asyncio.gather(*map(self._settle, taken))
+        answers |= {offer.index: offer.receipt for offer in taken}
+        return answers | failures
 
     async def _claim(self, offer: _Offer) -> Refusal | None:
         """Where it repeats an earlier one it becomes that one, stamp and all."""
@@ -149,10 +152,11 @@ class SnsBus:
         try:
             await self._claims.settle(offer.publication, offer.claim.message_id)
         except Unreachable:  # SNS has the message; who repeats it sends it again, and that makes no second one
-            log.warning("a claim could not be settled", chat=offer.publication.chat_id)
+            log.warning("a claim could not be settled", extra={"letter": offer.publication.message_id})
 
-    async def _send(self, topic: str, offers: Sequence[_Offer]) -> tuple[dict[int, Refusal], Sequence[_Offer]]:
-        """Which of them failed, and how."""
+    async def _send(self, topic: str, offers: Sequence[_Offer]) -> dict[int, Refusal]:
+        """Which of them failed, and how. What somebody else has claimed he may have sent: then nothing is definite."""
+        shared = {offer.index for offer in offers if offer.claim is not None and not offer.claim.mine}
         entries = {str(offer.index): _entry(offer, fifo=topic == TOPICS[0].name) for offer in offers}
         failures: dict[int, Refusal] = {}
         backoff, definite = self._sns.backoff(), True
@@ -164,15 +168,17 @@ class SnsBus:
                 for failed in found["Failed"]:
                     definite &= PASSING.get(failed["Code"], False)
                     if failed["Code"] not in PASSING:
-                        log.error("SNS refused a message", code=failed["Code"], reason=failed.get("Message"))
+                        log.error("SNS refused a message", extra={"code": failed["Code"], "topic": topic})
                         del entries[failed["Id"]]
                         failures[int(failed["Id"])] = Unreachable(definite=False)
                 if entries:
                     await backoff.pause()
         except Unreachable as failure:
             definite &= failure.definite
-            failures |= {int(index): _out_of_time() if definite else failure for index in entries}
-        return failures, offers
+            for index in map(int, entries):
+                is_known = definite and index not in shared
+                failures[index] = _out_of_time() if is_known else Unreachable(definite=False)
+        return failures
 
     def _publish_batch(
         self, topic: str, entries: "Sequence[PublishBatchRequestEntryTypeDef]"
@@ -200,7 +206,9 @@ class SnsBus:
         return sorted(found, key=lambda letter: (letter.first_failed_at, letter.letter_id))[:limit]
 
     async def replay(self, letter_ids: Sequence[str] | None) -> int:
-        return sum([await queue.letters.replay(ids) for queue, ids in self._meant(letter_ids)])
+        replayed = sum([await queue.letters.replay(ids) for queue, ids in self._meant(letter_ids)])
+        self._metrics.count("replays", replayed)
+        return replayed
 
     async def purge(self, letter_ids: Sequence[str] | None) -> int:
         return sum([await queue.letters.purge(ids) for queue, ids in self._meant(letter_ids)])

@@ -13,7 +13,9 @@ Rules:
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,12 +25,11 @@ from tocsin.bus import Consumer, Depth
 from tocsin.clock import Clock
 from tocsin.engines.aws import bus_format
 from tocsin.engines.aws.bus_format import Carried, UnknownFormat
-from tocsin.engines.aws.calls import Calls, Unreachable, code_of, until
+from tocsin.engines.aws.calls import Calls, Unreachable, code_of, deadline, until
 from tocsin.engines.aws.dynamodb_tries import DynamodbTries, Tally
 from tocsin.engines.aws.sqs_dead_letters import Letter, SqsDeadLetters, count, letter_id
 from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
-from tocsin.logs import Log
 from tocsin.message import Message
 from tocsin.metrics import Metrics
 from tocsin.topology import Queue
@@ -36,10 +37,11 @@ from tocsin.topology import Queue
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-log = Log(__name__)
+log = logging.getLogger(__name__)
 
-#: Seconds that a try may take: the processor has 60.
+#: Seconds that a try may take (the processor has 60), and those that are left for its verdict in any case.
 DEADLINE: Final = 45.0
+RESERVE: Final = 5.0
 #: Seconds until a message that failed once, and twice, is visible again.
 RETRY_SECONDS: Final = (1, 4)
 NO_VERDICT: Final = "no_verdict: it was being tried when the function ended, each time"
@@ -137,13 +139,13 @@ class SqsQueue:
         if len(readable) == 1:
             readable[0].failure = failure
         elif failure is not None and not isinstance(failure, TimeoutError):
-            log.info("a batch failed; each of its messages is tried alone", queue=self.queue.name)
+            log.info("a batch failed; each of its messages is tried alone", extra={"queue": self.queue.name})
             for one, alone in zip(
                 readable, await asyncio.gather(*[self._consume([one]) for one in readable]), strict=True
             ):
                 one.failure = alone
         elif failure is not None:  # there is no time to find the guilty one; what is received again is counted
-            log.warning("a batch took too long", queue=self.queue.name, messages=len(readable))
+            log.warning("a batch took too long", extra={"queue": self.queue.name, "messages": len(readable)})
             await asyncio.gather(*[self._hide(one, RETRY_SECONDS[0]) for one in readable])
             due = [one for one in due if one.carried is None]
         await asyncio.gather(*[self._judge(one) for one in due])
@@ -175,13 +177,15 @@ class SqsQueue:
         if not messages:
             return None
         assert self.consumer is not None
-        with until(self._clock.monotonic() + DEADLINE):
+        now = self._clock.monotonic()
+        end = min(now + DEADLINE, deadline(self._clock, otherwise=DEADLINE + RESERVE) - RESERVE)
+        with until(end):
             trying = asyncio.ensure_future(self.consumer(messages))
-        alarm = asyncio.ensure_future(self._clock.sleep(DEADLINE))
+        alarm = asyncio.ensure_future(self._clock.sleep(end - now))
         try:
             await asyncio.wait((trying, alarm), return_when=asyncio.FIRST_COMPLETED)
             if not trying.done():
-                return TimeoutError(f"it took longer than {DEADLINE:.0f} s")
+                return TimeoutError(f"it took longer than {end - now:.0f} s")
             error = trying.exception()
             if error is not None and not isinstance(error, Exception):
                 raise error
@@ -191,17 +195,22 @@ class SqsQueue:
             alarm.cancel()
 
     async def _judge(self, one: _Try) -> None:
-        if one.failure is None:
-            one.is_done = True
-            return
+        await (self._succeed(one) if one.failure is None else self._fail(one, one.failure))
+
+    async def _succeed(self, one: _Try) -> None:
+        one.is_done = True
+        if one.record.receives > 1:
+            with suppress(Unreachable):  # it stays open: that matters only if it comes again and never ends
+                await self._tries.succeeded(one.letter_id, self._clock.now())
+
+    async def _fail(self, one: _Try, failure: Exception) -> None:
+        was_begun = one.record.receives > 1
         try:
-            tally = await self._tries.failed(
-                one.letter_id, self._clock.now(), reason_of(one.failure), was_begun=one.record.receives > 1
-            )
+            tally = await self._tries.failed(one.letter_id, self._clock.now(), reason_of(failure), was_begun=was_begun)
         except Unreachable:
             await self._hide(one, RETRY_SECONDS[-1])
             return
-        log.warning("a message failed", queue=self.queue.name, message=one.letter_id, attempts=tally.failed)
+        log.warning("a message failed", extra={"letter": one.letter_id, "attempts": tally.failed})
         if tally.failed >= self.queue.attempts:
             await self._bury(one, tally, tally.reason)
         else:
@@ -217,7 +226,7 @@ class SqsQueue:
             )
         except (ClientError, Unreachable) as error:  # then it comes back when its time is over
             code = code_of(error) if isinstance(error, ClientError) else error.code
-            log.warning("a message's visibility stays as it is", queue=self.queue.name, code=code)
+            log.warning("a message's visibility stays as it is", extra={"letter": one.letter_id, "code": code})
 
     async def _bury(self, one: _Try, tally: Tally, reason: str) -> None:
         now = self._clock.now()
@@ -241,12 +250,12 @@ class SqsQueue:
         one.is_done = True
         await self._failpoints.reach("deadletter.after")
         self._metrics.count("dead_letters", label=self.queue.dead_letters)
-        log.error("a message is dead", queue=self.queue.dead_letters, message=one.letter_id, reason=reason)
+        log.error("a message is dead", extra={"letter": one.letter_id, "reason": reason})
         if one.carried is not None:
             try:
                 await self._died(self.queue, one.carried.message)
             except Exception as error:  # noqa: BLE001 - the letter stands; the next number shows what is missing
-                log.error("a death could not be told", queue=self.queue.name, error=reason_of(error))
+                log.error("a death could not be told", extra={"letter": one.letter_id, "error": reason_of(error)})
 
 
 def reason_of(failure: Exception) -> str:
