@@ -5,11 +5,16 @@ Rule: warnings are errors, nothing is run again until it passes, and in CI no te
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.ministack import Ministack, Stage
 
 #: Where `make test` puts schemathesis, which must not stand beside pytest.
 FUZZ = Path(__file__).parent.parent / "build" / "fuzz" / "bin"
@@ -33,3 +38,31 @@ def program() -> Callable[[str], Path]:
         pytest.skip(f"needs {name}")
 
     return find
+
+
+@pytest.fixture(scope="session")
+def ministack() -> "Iterator[Ministack]":
+    """The emulator of AWS: one process for all tests, and boto3 speaks to it. A test that asks for it is `slow`."""
+    from tests.ministack import Ministack
+
+    emulator = Ministack()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environment().items():
+            patch.setenv(name, value)
+        yield emulator
+    emulator.stop()
+
+
+@pytest.fixture(scope="session")
+def make_stage(ministack: "Ministack") -> "Iterator[Callable[[], Stage]]":
+    """Makes tables, topics and queues that nothing else uses."""
+    from tests.ministack import Services, Stage
+
+    services, numbers = Services(), count(1)
+    yield lambda: Stage(services, f"stage{next(numbers)}").create()
+    services.close()
+
+
+@pytest.fixture
+def stage(make_stage: "Callable[[], Stage]") -> "Stage":
+    return make_stage()

@@ -1,0 +1,54 @@
+"""The stage: what the template makes, in a second and under names of its own."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.ministack import Stage
+from tocsin.engines.aws.schema import TABLES
+from tocsin.topology import QUEUES
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_stages_have_nothing_in_common(make_stage: Callable[[], Stage]) -> None:
+    began = time.monotonic()
+    one, other = make_stage(), make_stage()
+    assert time.monotonic() - began < 5
+    for names in ("tables", "topics", "queues"):
+        assert set(getattr(one, names)) == set(getattr(other, names))
+        assert not set(getattr(one, names).values()) & set(getattr(other, names).values())
+
+
+def test_a_table_is_as_the_schema_says(stage: Stage) -> None:
+    for table in TABLES:
+        found = stage.services.dynamodb.describe_table(TableName=stage.tables[table.name])["Table"]
+        keys = [key["AttributeName"] for key in found["KeySchema"]]
+        assert keys == [key.name for key in (table.partition, table.sort) if key is not None]
+        assert [one["IndexName"] for one in found.get("GlobalSecondaryIndexes", [])] == [
+            index.name for index in table.indexes
+        ]
+
+
+def test_each_queue_has_its_dead_letters_and_its_filter(stage: Stage) -> None:
+    for queue in QUEUES:
+        attributes = stage.services.sqs.get_queue_attributes(QueueUrl=stage.queues[queue.name], AttributeNames=["All"])[
+            "Attributes"
+        ]
+        assert json.loads(attributes["RedrivePolicy"])["deadLetterTargetArn"].endswith(
+            queue.dead_letters + (".fifo" if queue.fifo else "")
+        )
+        subscriptions = [
+            stage.services.sns.get_subscription_attributes(SubscriptionArn=one["SubscriptionArn"])["Attributes"]
+            for arn in stage.topics.values()
+            for one in stage.services.sns.list_subscriptions_by_topic(TopicArn=arn)["Subscriptions"]
+            if one["Endpoint"] == attributes["QueueArn"]
+        ]
+        assert len(subscriptions) == len(queue.topics)
+        for subscription in subscriptions:
+            assert subscription["RawMessageDelivery"] == "true"
+            assert json.loads(subscription.get("FilterPolicy", "null")) == (
+                None if queue.channel is None else {"targetChannel": [queue.channel]}
+            )
