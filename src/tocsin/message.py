@@ -162,8 +162,8 @@ _ENVELOPE_BYTES: Final = (
 )
 
 
-def check_publish(request: PublishRequest, sender_id: str) -> Payload:
-    """The rules that a type cannot say; the refusal names the field."""
+def check_publish(request: PublishRequest, sender_id: str, largest: int = MAX_MESSAGE_BYTES) -> Payload:
+    """The rules that a type cannot say; the refusal names the field. `largest`: bytes of the message as delivered."""
     raw = request.payload
     try:
         payload = _payload_decoder.decode(raw)
@@ -185,10 +185,8 @@ def check_publish(request: PublishRequest, sender_id: str) -> Payload:
     size = _ENVELOPE_BYTES + len(bytes(raw)) + len(channel) + len(request.message_type) + len(sender_id)
     if deduplication_id is not None:
         size += len(msgspec.json.encode(deduplication_id)) + len(',"messageDeduplicationId":')
-    if size > MAX_MESSAGE_BYTES:
-        raise Refusal(
-            "message_too_large", f"The message as it is delivered has {size} bytes; {MAX_MESSAGE_BYTES} are allowed."
-        )
+    if size > largest:
+        raise Refusal("message_too_large", f"The message as it is delivered has {size} bytes; {largest} are allowed.")
     return payload
 
 

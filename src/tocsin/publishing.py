@@ -44,7 +44,9 @@ class Publishing:
         clock: Clock,
         ids: MessageIds,
         failpoints: Failpoints,
+        largest: int,
     ) -> None:
+        """`largest`: so many bytes a message may have as it is delivered."""
         self._bus = bus
         self._permissions = permissions
         self._rates = rates
@@ -52,6 +54,7 @@ class Publishing:
         self._clock = clock
         self._ids = ids
         self._failpoints = failpoints
+        self._largest = largest
 
     async def publish(self, offers: Sequence[Offer], *, door: str, chained: bool = False) -> Sequence[Answer]:
         """One answer for each offer; `chained`: after a refused one the later ones of its chat are refused, too."""
@@ -67,7 +70,7 @@ class Publishing:
                 answers[index] = Refusal("token_expired", "The token has expired; send a new one with refreshToken.")
             else:
                 try:
-                    payload = check_publish(request, identity.user_id)
+                    payload = check_publish(request, identity.user_id, self._largest)
                 except Refusal as fault:
                     answers[index] = fault
                 else:

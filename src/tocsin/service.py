@@ -6,11 +6,9 @@ A profile builds an Engine, a TokenCheck and a gateway; this is what stands betw
 import asyncio
 from typing import Final
 
-import structlog
-
 from tocsin.components.a2p_publisher import A2pPublisher
 from tocsin.components.chat_permission import ChatPermission
-from tocsin.components.connection_handler import ConnectionHandler
+from tocsin.components.connection_handler import ConnectionHandler, ReplayLimits
 from tocsin.components.message_retrieval import MessageRetrieval
 from tocsin.components.message_storage import MessageStorage
 from tocsin.components.metric_collector import MetricCollector
@@ -19,10 +17,9 @@ from tocsin.components.processor import Processor
 from tocsin.components.websocket_authorizer import WebsocketAuthorizer
 from tocsin.engine import Engine
 from tocsin.identity import TokenCheck
+from tocsin.message import MAX_MESSAGE_BYTES
 from tocsin.publishing import Publishing
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
-
-log = structlog.get_logger(__name__)
 
 EXPIRE_SECONDS: Final = 10.0
 EXPIRE_SLICE: Final = 2_000
@@ -30,7 +27,16 @@ TOKEN_SECONDS: Final = 1.0
 
 
 class Service:
-    def __init__(self, engine: Engine, tokens: TokenCheck, *, chats_per_connection: int = 300) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokens: TokenCheck,
+        *,
+        chats_per_connection: int = 300,
+        largest: int = MAX_MESSAGE_BYTES,
+        replay: ReplayLimits | None = None,
+    ) -> None:
+        """`largest`: so many bytes a message may have as it is delivered."""
         self.engine: Final = engine
         self.tokens: Final = tokens
         publishing = Publishing(
@@ -41,6 +47,7 @@ class Service:
             clock=engine.clock,
             ids=engine.ids,
             failpoints=engine.failpoints,
+            largest=largest,
         )
         self.websocket_authorizer: Final = WebsocketAuthorizer(
             tokens=tokens,
@@ -57,6 +64,7 @@ class Service:
             tokens=tokens,
             clock=engine.clock,
             failpoints=engine.failpoints,
+            replay=replay or ReplayLimits(),
         )
         self.p2p_publisher: Final = P2pPublisher(publishing)
         self.a2p_publisher: Final = A2pPublisher(publishing)
@@ -110,5 +118,7 @@ class Service:
                 while await self.engine.messages.expire(self.engine.clock.now(), EXPIRE_SLICE) >= EXPIRE_SLICE:
                     pass
             except Exception as error:  # noqa: BLE001 - a pass that fails is followed by another
-                log.error("a pass over expired messages failed", error=repr(error))
+                import structlog  # not above: it takes long, and a function on AWS waits for it at its start
+
+                structlog.get_logger(__name__).error("a pass over expired messages failed", error=repr(error))
             await self.engine.clock.sleep(EXPIRE_SECONDS)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conformance.embedded import EmbeddedHarness
 from tests.conformance.harness import BACK_END, Options, identity, refusal_of
-from tocsin.components.connection_handler import error_frame
+from tocsin.components.connection_handler import ConnectionHandler, ReplayLimits, error_frame
 from tocsin.errors import CloseCode, Refusal
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE
 
@@ -173,3 +173,42 @@ async def test_a_replay_of_many_slices_is_whole_while_delivery_stands_still(memb
     gate.set()
     await member.settle()
     assert member.numbers(client, "c1") == list(range(1, 904))
+
+
+async def test_the_chats_of_a_sync_can_share_the_limits_of_a_replay(member: EmbeddedHarness) -> None:
+    await member.publish_many("c2", [1, 2, 3])
+    client = await member.connect("alice")
+    limits = ReplayLimits(messages=4, shared=True, together=2)
+    await handler_of(member, limits).sync(client.connection_id, {"c1": 0, "secret": 0, "c2": 0}, None, "r1")
+    assert member.numbers(client, "c1") == [1, 2, 3]
+    assert member.numbers(client, "c2") == [3]
+    assert [(gap["from"], gap["to"]) for gap in client.of_type("gap", "c2")] == [(1, 2)]
+    answers = {frame["chatId"]: frame.get("recovered") for frame in client.of_type("subscribed")}
+    assert answers == {"c1": True, "c2": False}
+    assert [frame["chatId"] for frame in client.of_type("error")] == ["secret"]
+    await member.publish("c2", 4)
+    await member.settle()
+    assert member.numbers(client, "c2") == [3, 4], "what was left out does not make it miss what follows"
+
+
+async def test_a_sync_whose_limits_are_spent_says_what_it_leaves_out(member: EmbeddedHarness) -> None:
+    client = await member.connect("alice")
+    await handler_of(member, ReplayLimits(messages=0, shared=True)).sync(client.connection_id, {"c1": 0}, None, None)
+    assert [(frame["type"], frame.get("to"), frame.get("recovered")) for frame in client.frames] == [
+        ("gap", 3, None),
+        ("subscribed", None, False),
+    ]
+
+
+def handler_of(stand: EmbeddedHarness, limits: ReplayLimits) -> ConnectionHandler:
+    engine = stand.engine
+    return ConnectionHandler(
+        connections=engine.connections,
+        clients=engine.clients,
+        numbers=engine.numbers,
+        messages=engine.messages,
+        tokens=stand.service.tokens,
+        clock=engine.clock,
+        failpoints=engine.failpoints,
+        replay=limits,
+    )

@@ -123,8 +123,8 @@ MUTANTS: Final = [
         file=f"{COMPONENTS}/connection_handler.py",
         edits=(
             (
-                "self._replay(subscription, resume.first, head.sequence)",
-                "self._replay(subscription, resume.first, head.sequence - 1)",
+                "self._replay(subscription, resume.first, head.sequence, budget)",
+                "self._replay(subscription, resume.first, head.sequence - 1, budget)",
             ),
         ),
         test=FIREHOSE,

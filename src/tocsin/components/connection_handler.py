@@ -22,9 +22,29 @@ from tocsin.identity import Identity, TokenCheck
 from tocsin.message import MAX_MESSAGE_BYTES, read_back, rfc3339
 from tocsin.tables import Head, Messages, Numbers
 
-MAX_REPLAY_MESSAGES: Final = 10_000
-MAX_REPLAY_BYTES: Final = 8 * 1024 * 1024
 REPLAY_SLICE: Final = 200
+
+
+class ReplayLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replay may bring: of each chat, or, if they are `shared`, of all chats of one `sync`.
+
+    `together`: so many chats of a `sync` are subscribed at once.
+    """
+
+    messages: int = 10_000
+    size: int = 8 * 1024 * 1024
+    shared: bool = False
+    together: int = 1
+
+
+class _Budget:
+    """What is left of the limits."""
+
+    __slots__ = ("messages", "size")
+
+    def __init__(self, limits: ReplayLimits) -> None:
+        self.messages = limits.messages
+        self.size = limits.size
 
 
 class _Resume(msgspec.Struct, frozen=True):
@@ -46,6 +66,7 @@ class ConnectionHandler:
         tokens: TokenCheck,
         clock: Clock,
         failpoints: Failpoints,
+        replay: ReplayLimits,
     ) -> None:
         self._connections = connections
         self._clients = clients
@@ -54,6 +75,7 @@ class ConnectionHandler:
         self._tokens = tokens
         self._clock = clock
         self._failpoints = failpoints
+        self._limits = replay
 
     async def connect(self, connection: Connection) -> None:
         await self._connections.open(connection)
@@ -91,17 +113,58 @@ class ConnectionHandler:
         request_id: str | None,
     ) -> None:
         """The missed messages, then `subscribed`, then live. Repeated without `last_sequence` it changes nothing."""
-        if last_sequence is None and await self._confirm(connection_id, chat_id, request_id):
-            return
-        (subscription,) = await self._connections.subscribe(connection_id, [chat_id])
-        if isinstance(subscription, Refusal):
-            raise subscription
+        chats, budget = {chat_id: last_sequence}, _Budget(self._limits)
+        for refusal in (await self._subscribe(connection_id, chats, epoch, request_id, budget)).values():
+            raise refusal
+
+    async def sync(
+        self, connection_id: str, chats: Mapping[str, int | None], epoch: str | None, request_id: str | None
+    ) -> None:
+        """One chat after another, as by `subscribe`; one error for each that is refused."""
+        wanted, together = list(chats.items()), self._limits.together
+        budget = _Budget(self._limits)
+        for at in range(0, len(wanted), together):
+            if not self._limits.shared:
+                budget = _Budget(self._limits)
+            part = dict(wanted[at : at + together])
+            for chat_id, refusal in (await self._subscribe(connection_id, part, epoch, request_id, budget)).items():
+                refusal.chat_id = chat_id
+                await self._clients.send(connection_id, [error_frame(refusal, connection_id, request_id)])
+
+    async def _subscribe(
+        self,
+        connection_id: str,
+        chats: Mapping[str, int | None],
+        epoch: str | None,
+        request_id: str | None,
+        budget: _Budget,
+    ) -> Mapping[str, Refusal]:
+        """Those that are refused."""
+        refused: dict[str, Refusal] = {}
+        fresh: list[str] = []
+        for chat_id, last_sequence in chats.items():
+            try:
+                if last_sequence is not None or not await self._confirm(connection_id, chat_id, request_id):
+                    fresh.append(chat_id)
+            except Refusal as refusal:
+                refused[chat_id] = refusal
         try:
-            await self._bring_up(subscription, last_sequence, epoch, request_id)
-        except Exception:
-            if await self._connections.stands(subscription):
-                await self._connections.leave(connection_id, chat_id)
-            raise
+            subscriptions = await self._connections.subscribe(connection_id, fresh) if fresh else ()
+        except Refusal as refusal:
+            return refused | dict.fromkeys(fresh, refusal)
+        for chat_id, subscription in zip(fresh, subscriptions, strict=True):
+            if isinstance(subscription, Refusal):
+                refused[chat_id] = subscription
+                continue
+            try:
+                await self._bring_up(subscription, chats[chat_id], epoch, request_id, budget)
+            except Exception as error:
+                if await self._connections.stands(subscription):
+                    await self._connections.leave(connection_id, chat_id)
+                if not isinstance(error, Refusal):
+                    raise
+                refused[chat_id] = error
+        return refused
 
     async def _confirm(self, connection_id: str, chat_id: str, request_id: str | None) -> bool:
         """Answers for a subscription that is live already; whether it is."""
@@ -114,27 +177,32 @@ class ConnectionHandler:
         return await self._clients.send(connection_id, [frame])
 
     async def _bring_up(
-        self, subscription: Subscription, last_sequence: int | None, epoch: str | None, request_id: str | None
+        self,
+        subscription: Subscription,
+        last_sequence: int | None,
+        epoch: str | None,
+        request_id: str | None,
+        budget: _Budget,
     ) -> None:
         connection_id, chat_id = subscription.connection_id, subscription.chat_id
         await self._failpoints.reach("subscribe.registered")
         head = (await self._numbers.heads([chat_id]))[chat_id]
         resume = _plan(head, last_sequence, epoch)
         if resume.first <= head.sequence:
-            resume = await self._fit(chat_id, resume, head.sequence)
+            resume = await self._fit(chat_id, resume, head.sequence, budget)
         recovered = resume.recovered
         if resume.gap is not None:
             await self._say(subscription, [_gap(chat_id, *resume.gap)])
-        recovered &= await self._replay(subscription, resume.first, head.sequence)
+        recovered &= await self._replay(subscription, resume.first, head.sequence, budget)
         frame = _subscribed(connection_id, chat_id, head, request_id, recovered=recovered)
         if not await self._say(subscription, [frame]):
             return
         delivered = head.sequence
         while (owed := await self._connections.go_live(subscription, delivered)) is not None:
-            await self._replay(subscription, delivered + 1, owed)
+            await self._replay(subscription, delivered + 1, owed, budget)
             delivered = owed
 
-    async def _replay(self, subscription: Subscription, first: int, last: int) -> bool:
+    async def _replay(self, subscription: Subscription, first: int, last: int, budget: _Budget) -> bool:
         """Sends these numbers from the store, slice by slice, as the socket takes them; whether that were all."""
         chat_id, whole = subscription.chat_id, True
         while first <= last:
@@ -147,6 +215,8 @@ class ConnectionHandler:
             whole &= len(frames) == len(page.bodies)
             if not await self._say(subscription, frames):
                 return False
+            budget.messages -= len(page.bodies)
+            budget.size -= sum(map(len, page.bodies))
             first = end + 1
         return whole
 
@@ -156,20 +226,23 @@ class ConnectionHandler:
             return False
         return await self._clients.send(subscription.connection_id, payloads)
 
-    async def _fit(self, chat_id: str, resume: _Resume, last: int) -> _Resume:
-        """The newest part that keeps within a replay's limits; what is left out before it becomes a gap."""
-        first, budget = resume.first, MAX_REPLAY_BYTES
-        if last - first < MAX_REPLAY_BYTES // MAX_MESSAGE_BYTES:
+    async def _fit(self, chat_id: str, resume: _Resume, last: int, budget: _Budget) -> _Resume:
+        """The newest part that keeps within the budget; what is left out before it becomes a gap."""
+        first, size = resume.first, budget.size
+        if last - first < min(budget.messages, size // MAX_MESSAGE_BYTES):
             return resume
-        lowest = max(first, last - MAX_REPLAY_MESSAGES + 1)
+        lowest = max(first, last - budget.messages + 1)
         begin, end = last + 1, last
-        while end >= lowest and budget > 0:
+        while end >= lowest and size > 0:
             start = max(lowest, end - REPLAY_SLICE + 1)
-            page = await self._messages.by_number(chat_id, start, end, end - start + 1)
+            page = await self._messages.by_number(chat_id, start, end, REPLAY_SLICE)
+            while page.next is not None:  # it has as many bytes as a page may have: the newest part of it first
+                start = int(page.next)
+                page = await self._messages.by_number(chat_id, start, end, REPLAY_SLICE)
             numbers = len(page.bodies)
             for index in range(numbers - 1, -1, -1):
-                budget -= len(page.bodies[index])
-                if budget < 0:
+                size -= len(page.bodies[index])
+                if size < 0:
                     break
                 begin = end - (numbers - 1 - index)
             if numbers < end - start + 1:
@@ -182,19 +255,6 @@ class ConnectionHandler:
     async def unsubscribe(self, connection_id: str, chat_id: str, request_id: str | None) -> None:
         await self._connections.leave(connection_id, chat_id)
         await self._clients.send(connection_id, [_answer("unsubscribed", request_id, chatId=chat_id)])
-
-    async def sync(
-        self, connection_id: str, chats: Mapping[str, int | None], epoch: str | None, request_id: str | None
-    ) -> None:
-        """One subscribe after another; one error for each that is refused."""
-        for chat_id, last_sequence in chats.items():
-            try:
-                await self.subscribe(
-                    connection_id, chat_id, last_sequence=last_sequence, epoch=epoch, request_id=request_id
-                )
-            except Refusal as refusal:
-                refusal.chat_id = chat_id
-                await self._clients.send(connection_id, [error_frame(refusal, connection_id, request_id)])
 
     async def refresh_token(
         self, connection_id: str, current: Identity, token: str, request_id: str | None

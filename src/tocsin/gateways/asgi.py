@@ -1,6 +1,6 @@
 """What every HTTP door does alike: one request in, one answer out (ASGI 3).
 
-    uvicorn -> Shell -> the handler for path and method -> Answer, or Refusal -> Shell -> uvicorn
+    uvicorn, aws_events -> Shell -> the handler for path and method -> Answer, or Refusal -> Shell -> back
 
 Rules:
 - 404, then 405, then what the handler refuses, in docs/wire.md's order: 401, 413 and 415, 400, 403, 429, 409, 5xx.
@@ -9,22 +9,23 @@ Rules:
 - An Origin is allowed if it stands on the list, letter for letter; none does by default.
 """
 
-import traceback
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import PurePath
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import unquote
 
 import msgspec
-import structlog
-from starlette.types import Receive, Scope, Send
 
 from tocsin import strict_json
 from tocsin.errors import Refusal, invalid
+from tocsin.gateways import defects
 from tocsin.gateways.handshake import refusal_body, refusal_headers, requested_id
 
 T = TypeVar("T")
 Header = tuple[bytes, bytes]
+#: ASGI's own; a function on AWS has no starlette to take them from.
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON: Final = b"application/json"
 #: Statuses that say when to come back (docs/wire.md, Errors), and after how many seconds if the refusal does not say.
@@ -34,8 +35,6 @@ RETRY_SECONDS: Final = 1
 PREFLIGHT_SECONDS: Final = 600
 ALLOWED_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id"
 EXPOSED_HEADERS: Final = b"X-Request-Id, Retry-After"
-
-_log: Final = structlog.get_logger("tocsin.gateways")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -175,6 +174,12 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(sorted((*self.methods, *head, "OPTIONS"))).encode()
 
 
+def log_defect(error: Exception, request_id: str) -> None:
+    import structlog  # not above: it takes longer than all else here, and a function on AWS waits for it at its start
+
+    structlog.get_logger("tocsin.gateways").error("request failed", request_id=request_id, **defects.told(error))
+
+
 class Shell:
     """The ASGI application over a table of resources, by path."""
 
@@ -184,13 +189,15 @@ class Shell:
         *,
         new_id: Callable[[], str],
         refused: Callable[[str], None],
+        failed: Callable[[Exception, str], None] = log_defect,
         allowed_origins: frozenset[str] = frozenset(),
     ) -> None:
-        """`refused` hears the code of each refusal that a handler raised."""
+        """`refused` hears the code of each refusal that a handler raised, `failed` each defect and its request's id."""
         self._resources: Final = {path: found for path, found in resources.items() if not found.is_tree}
         self._trees: Final = [(path, found) for path, found in resources.items() if found.is_tree]
         self._new_id: Final = new_id
         self._refused: Final = refused
+        self._failed: Final = failed
         self._allowed_origins: Final = allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -207,7 +214,7 @@ class Shell:
             return
         except Exception as error:  # noqa: BLE001 - a defect is answered 500, like anywhere
             self._refused("internal")
-            _log_failure(error, request.id)
+            self._failed(error, request.id)
             defect = Refusal("internal", "The service failed; what became of the request is not known.")
             answer = refusal_answer(defect, request.id, resource)
         await send({"type": "http.response.start", "status": answer.status, "headers": self._headers(answer, request)})
@@ -275,10 +282,3 @@ def refusal_answer(refusal: Refusal, request_id: str, resource: Resource | None 
     if resource is not None and resource.refusal_header is not None:
         headers.append(resource.refusal_header(refusal))
     return Answer(status=refusal.status, body=refusal_body(refusal, request_id), headers=tuple(headers))
-
-
-def _log_failure(error: Exception, request_id: str) -> None:
-    """What kind and where, not its text, which may quote the request."""
-    lines = traceback.extract_tb(error.__traceback__)[-5:]
-    at = [f"{PurePath(line.filename).name}:{line.lineno} {line.name}" for line in lines]
-    _log.error("request failed", request_id=request_id, error=type(error).__name__, at=at)

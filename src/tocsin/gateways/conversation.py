@@ -2,7 +2,7 @@
 
     WebSocketConnection -> authorize -> websocket_authorizer -> connection_handler
                         -> received  -> actions.decode -> p2p_publisher (what all clients sent in one turn, together)
-                                                       -> connection_handler (one action after another)
+                                                       -> effects -> connection_handler (one action after another)
 
 Rules:
 - actions of one connection take effect in order: while one is under way, what follows waits in its backlog; publishes
@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Final, Protocol, cast
 
-import msgspec
 import structlog
 
 from tocsin.bus import Receipt
@@ -24,23 +23,13 @@ from tocsin.clients import Connection, Socket
 from tocsin.components.connection_handler import error_frame
 from tocsin.components.websocket_authorizer import Authorization
 from tocsin.errors import Refusal
-from tocsin.gateways.actions import (
-    Action,
-    Ping,
-    RefreshToken,
-    SendMessage,
-    Subscribe,
-    Sync,
-    Unsubscribe,
-    decode,
-    readable_ids,
-)
+from tocsin.gateways.actions import Action, SendMessage, decode
 from tocsin.gateways.connect_request import read_connect_request
+from tocsin.gateways.effects import ack, carry_out, failed, failed_publish, locate
 from tocsin.gateways.frames import text_frame
 from tocsin.gateways.handshake import UpgradeRequest
 from tocsin.gateways.websocket import Accepted, WebSocketConnection, log_failure
 from tocsin.identity import Identity
-from tocsin.message import rfc3339
 from tocsin.publishing import Offer
 from tocsin.service import Service
 
@@ -184,9 +173,7 @@ class Conversations:
             try:
                 action = decode(text)
             except Refusal as refusal:
-                request_id, chat_id = readable_ids(text)
-                refusal.chat_id = refusal.chat_id or chat_id
-                self._refuse(conversation, refusal, request_id)
+                self._refuse(conversation, refusal, locate(refusal, text))
                 continue
             if type(action) is SendMessage:
                 if not self._offers:
@@ -224,7 +211,7 @@ class Conversations:
             answers = await self._service.p2p_publisher.publish(offers)
         except Exception as error:  # noqa: BLE001 - a defect is answered `internal`: unknown, never silence
             log_failure("a batch of publishes failed", error)
-            answers = [Refusal("internal", "The service failed; repeat this with the same id.")] * len(offers)
+            answers = [failed_publish()] * len(offers)
         frames: list[bytes] = []
         current: Conversation | None = None
         for (conversation, request_id), answer in zip(askers, answers, strict=True):
@@ -234,7 +221,7 @@ class Conversations:
                 current, frames = conversation, []
             if isinstance(answer, Receipt):
                 if request_id is not None:
-                    frames.append(text_frame(_ack(request_id, answer)))
+                    frames.append(text_frame(ack(request_id, answer)))
             else:
                 frames.append(text_frame(error_frame(answer, conversation.connection_id, request_id)))
         if current is not None:
@@ -259,35 +246,15 @@ class Conversations:
             self._done(conversation)
 
     async def _act(self, conversation: Conversation, action: Action) -> None:
-        handler, connection_id = self._service.connection_handler, conversation.connection_id
-        request_id = action.request_id
         try:
-            match action:
-                case Subscribe():
-                    await handler.subscribe(
-                        connection_id,
-                        action.chat_id,
-                        last_sequence=action.last_sequence,
-                        epoch=action.epoch,
-                        request_id=request_id,
-                    )
-                case Unsubscribe():
-                    await handler.unsubscribe(connection_id, action.chat_id, request_id)
-                case Sync():
-                    await handler.sync(connection_id, action.chats, action.epoch, request_id)
-                case RefreshToken():
-                    conversation.identity = await handler.refresh_token(
-                        connection_id, conversation.identity, action.token, request_id
-                    )
-                case Ping():
-                    await handler.ping(connection_id, request_id)
+            conversation.identity = await carry_out(
+                self._service.connection_handler, conversation.connection_id, conversation.identity, action
+            )
         except Refusal as refusal:
-            if isinstance(action, Subscribe | Unsubscribe):
-                refusal.chat_id = action.chat_id
-            self._refuse(conversation, refusal, request_id)
+            self._refuse(conversation, refusal, action.request_id)
         except Exception as error:  # noqa: BLE001 - a defect is answered `internal`, and the connection goes on
             log_failure("an action failed", error)
-            self._refuse(conversation, Refusal("internal", "The service failed; try again."), request_id)
+            self._refuse(conversation, failed(), action.request_id)
 
     def _refuse(self, conversation: Conversation, refusal: Refusal, request_id: str | None) -> None:
         self._metrics.count("refusals", label=refusal.code)
@@ -313,12 +280,3 @@ class Conversations:
             connection.pause_reading()
         while self._offers or self._tasks:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
-
-
-def _ack(request_id: str, receipt: Receipt) -> bytes:
-    return b'{"type":"ack","requestId":%b,"messageId":"%b","timestamp":"%b","duplicate":%b}' % (
-        msgspec.json.encode(request_id),
-        receipt.message_id.encode(),
-        rfc3339(receipt.timestamp),
-        b"true" if receipt.duplicate else b"false",
-    )

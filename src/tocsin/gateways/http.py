@@ -1,6 +1,6 @@
 """The REST door: each route of docs/wire.md, from the request to the component and back.
 
-    front -> HttpApi -> Shell (asgi.py) -> who asks -> a handler: body, query -> component -> Answer
+    front, aws_rest -> HttpApi -> Shell (asgi.py) -> who asks -> a handler: body, query -> component -> Answer
 
 Rules:
 - The order of refusals is the order of a handler's lines: token, body (413, 415), query and JSON (400); then the
@@ -10,17 +10,30 @@ Rules:
 - History is sent as it is stored: ready bodies, joined.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
 from typing import Final
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from tocsin import strict_json
 from tocsin.components.message_retrieval import Range
 from tocsin.errors import CloseCode, Refusal, invalid
 from tocsin.gateways import batch, openapi, records
-from tocsin.gateways.asgi import Answer, Header, Query, Request, Resource, Shell, answer_json, refusal_answer
+from tocsin.gateways.asgi import (
+    Answer,
+    Header,
+    Query,
+    Receive,
+    Request,
+    Resource,
+    Scope,
+    Send,
+    Shell,
+    answer_json,
+    log_defect,
+    refusal_answer,
+)
 from tocsin.gateways.connect_request import read_connect_request
 from tocsin.gateways.cursors import Cursors, Question
 from tocsin.gateways.handshake import UpgradeRequest
@@ -61,10 +74,22 @@ class HttpApi:
         cursors: Cursors,
         allowed_origins: frozenset[str],
         new_id: Callable[[], str],
+        routes: Sequence[Route] = ROUTES,
+        described: Sequence[Route] = ROUTES,
+        identify: Identify | None = None,
+        max_batch: int = MAX_BATCH_BYTES,
+        failed: Callable[[Exception, str], None] = log_defect,
     ) -> None:
+        """`routes` are served here; `described` are all that the API has.
+
+        `identify` says who asks, or refuses; None: by the Authorization header. `max_batch` in bytes.
+        """
         self._service: Final = service
         self._cursors: Final = cursors
-        self._document: Final = Answer(body=msgspec.json.encode(openapi.document(base_path)))
+        self._base_path: Final = base_path
+        self._routes: Final = routes
+        self._described: Final = described
+        self._max_batch: Final = max_batch
         self._handlers: Final[dict[str, Handler]] = {
             "publish": self._publish,
             "publishBatch": self._publish_batch,
@@ -78,10 +103,14 @@ class HttpApi:
             "showConnection": self._show_connection,
             "closeConnection": self._close_connection,
         }
+        resources = self.resources(base_path, identify or self._identify)
+        if any(route.operation == "connect" for route in routes):
+            resources[base_path] = Resource(methods={"GET": self._connect})
         self._shell: Final = Shell(
-            self.resources(base_path, self._identify) | {base_path: Resource(methods={"GET": self._connect})},
+            resources,
             new_id=new_id,
             refused=lambda code: service.engine.metrics.count("refusals", label=code),
+            failed=failed,
             allowed_origins=allowed_origins,
         )
 
@@ -91,7 +120,7 @@ class HttpApi:
     def resources(self, base_path: str, identify: Identify) -> dict[str, Resource]:
         """All that is below the base path; `identify` says who asks, or refuses."""
         methods: dict[str, dict[str, Callable[[Request], Awaitable[Answer]]]] = {}
-        for route in ROUTES:
+        for route in self._routes:
             if route.path:
                 path = base_path.rstrip("/") + route.path.partition("{")[0]
                 methods.setdefault(path, {})[route.method] = self._bind(route, identify)
@@ -135,7 +164,7 @@ class HttpApi:
         return answer_json(batch.published(receipt), 202)
 
     async def _publish_batch(self, identity: Identity, request: Request) -> Answer:
-        body = await request.json_body(MAX_BATCH_BYTES)
+        body = await request.json_body(self._max_batch)
         request.refuse_query()
         if _idempotency_key(request) is not None:
             raise invalid("Idempotency-Key", "The entries of a batch have their own messageDeduplicationId.")
@@ -259,6 +288,11 @@ class HttpApi:
     async def _describe(self, request: Request) -> Answer:
         request.refuse_query()
         return self._document
+
+    @cached_property
+    def _document(self) -> Answer:
+        """Made when it is first asked for: a function on AWS would wait for it at each start."""
+        return answer_json(openapi.document(self._base_path, self._described))
 
     async def _connect(self, request: Request) -> Answer:
         """Here comes what front.py found to be no upgrade. It is refused like one, and at last for what it lacks."""

@@ -6,6 +6,7 @@ Rule: nothing is described twice. What a type cannot say (a payload is carried a
 stands in REFINEMENTS, and tests hold the whole document against a running service.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -69,10 +70,10 @@ EXAMPLES: Final[dict[str, Json]] = {
 }
 
 
-def document(base_path: str) -> Json:
+def document(base_path: str, routes: Sequence[Route] = ROUTES) -> Json:
     """The whole document, ready to be encoded; paths begin with the base path."""
     paths: dict[str, Json] = {}
-    for route in ROUTES:
+    for route in routes:
         paths.setdefault(base_path.rstrip("/") + route.path or "/", {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
@@ -86,7 +87,7 @@ def document(base_path: str) -> Json:
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(routes),
             "responses": {_name(status): _refused(status) for status in (*sorted({*STATUS.values()}), *_ANY_STATUS)},
             "headers": {
                 "X-Request-Id": {"description": "The client's own, or a new one.", "schema": {"type": "string"}},
@@ -193,8 +194,8 @@ def _name(status: int) -> str:
     return HTTPStatus(status).phrase.replace(" ", "")
 
 
-def _schemas() -> Json:
-    kinds = {route.body for route in ROUTES} | {route.answer for route in ROUTES}
+def _schemas(routes: Sequence[Route]) -> Json:
+    kinds = {route.body for route in routes} | {route.answer for route in routes}
     structs = [kind for kind in kinds if kind is not None and issubclass(kind, msgspec.Struct)]
     named = [*structs, PublishRequest, Payload, records.Published, records.Refused, records.Problem]
     _, schemas = msgspec.json.schema_components(sorted(named, key=lambda kind: kind.__name__), ref_template=_SCHEMA)
