@@ -1,0 +1,43 @@
+"""Packs the functions' code: what the `aws` extra asks for, as locked, and tocsin itself, in one folder.
+
+    build/deploy/bin/python -m deploy.aws.package build/functions     (make synth)
+
+Rules:
+- only what is locked gets in, and only if its hash is the lock's (uv checks what a constraint says);
+- wheels alone, for Lambda's Python and processor: nothing is built, so this machine need not be like Lambda's;
+- what only the command line needs stays out: a function's cold start pays for each megabyte.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent.parent
+LAMBDA: Final = ("--python-platform", "aarch64-manylinux2014", "--python-version", "3.13")
+
+
+def pack(folder: Path, python: Path | None = None) -> None:
+    """Anew, each time. `python`: an interpreter to pack for in Lambda's place, as the emulator's is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    shutil.rmtree(folder, ignore_errors=True)
+    uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--system-certs", "--only-binary", ":all:"]
+    where = LAMBDA if python is None else ("--python", python)
+    lock = ROOT / "requirements" / "aws.txt"
+    subprocess.run(
+        [*uv, "--target", folder, *where, "--constraint", lock, *project["optional-dependencies"]["aws"]], check=True
+    )
+    shutil.rmtree(folder / "bin")
+    (folder / ".lock").unlink(missing_ok=True)
+    shutil.copytree(ROOT / "src" / "tocsin", folder / "tocsin", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m deploy.aws.package", description="Pack the functions' code.")
+    parser.add_argument("folder", type=Path, help="where it goes; what is there is replaced")
+    parser.add_argument("--python", type=Path, help="pack for this interpreter, not for Lambda's")
+    given = parser.parse_args()
+    pack(given.folder, given.python)
