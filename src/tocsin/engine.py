@@ -30,6 +30,8 @@ Strength = Literal[
     "quiet_after_unsubscribed",
     "rates",
     "dedupe_waits",
+    "queue_age",
+    "deletes_on_demand",
 ]
 
 EVERY_STRENGTH: Final[frozenset[Strength]] = frozenset(Strength.__args__)  # type: ignore[attr-defined]

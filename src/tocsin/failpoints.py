@@ -36,6 +36,11 @@ NAMES: Final = frozenset(
         "revoke.dropped",
         "expire.mid",
         "start.mid_recovery",
+        # only on AWS
+        "publish.claimed",
+        "number.committed",
+        "deliver.mid",
+        "index.lag",
     }
 )
 

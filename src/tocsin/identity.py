@@ -266,7 +266,7 @@ class _Header(msgspec.Struct):
 
 
 _header: Final = msgspec.json.Decoder(_Header)
-_claims: Final = msgspec.json.Decoder(dict[str, object])
+_claims: Final[msgspec.json.Decoder[Mapping[str, object]]] = msgspec.json.Decoder(dict[str, object])
 
 
 def check_token(token: str, keys: Mapping[str, VerificationKey], rules: TokenRules, now: int) -> Identity:
@@ -287,7 +287,7 @@ def check_token(token: str, keys: Mapping[str, VerificationKey], rules: TokenRul
         raise _invalid("The token's algorithm is not its key's.")
     if not _is_signed(key, signature, signed):
         raise _invalid("The token's signature is wrong.")
-    return _identify(_json(claims_part, _claims), rules, now)
+    return identify(_json(claims_part, _claims), rules, now)
 
 
 def _ascii(token: str) -> bytes:
@@ -352,7 +352,8 @@ def _is_signed(key: VerificationKey, signature: bytes, signed: bytes) -> bool:
     return True
 
 
-def _identify(claims: dict[str, object], rules: TokenRules, now: int) -> Identity:
+def identify(claims: Mapping[str, object], rules: TokenRules, now: int) -> Identity:
+    """Whom the claims of a token speak for, once its signature is known to be good. Refuses as `check_token` does."""
     if claims.get("iss") != rules.issuer:
         raise _invalid("The token is from another issuer.")
     if not _is_meant_for(claims, rules.audiences):
@@ -375,12 +376,12 @@ def _identify(claims: dict[str, object], rules: TokenRules, now: int) -> Identit
     return Identity(user_id=user_id, scopes=scopes, expires_at=expires_ms + leeway_ms)
 
 
-def _is_meant_for(claims: dict[str, object], audiences: frozenset[str]) -> bool:
+def _is_meant_for(claims: Mapping[str, object], audiences: frozenset[str]) -> bool:
     named = claims["aud"] if "aud" in claims else claims.get("client_id")
     return any(isinstance(name, str) and name in audiences for name in (named if isinstance(named, list) else [named]))
 
 
-def _user(claims: dict[str, object], rules: TokenRules) -> str:
+def _user(claims: Mapping[str, object], rules: TokenRules) -> str:
     subject = claims.get("sub")
     user = next((claims[name] for name in rules.user_claims if name in claims), None)
     if user is None and subject == claims.get("client_id"):
@@ -390,7 +391,7 @@ def _user(claims: dict[str, object], rules: TokenRules) -> str:
     return user
 
 
-def _scopes(claims: dict[str, object], prefix: str) -> frozenset[str]:
+def _scopes(claims: Mapping[str, object], prefix: str) -> frozenset[str]:
     scope, groups = claims.get("scope", ""), claims.get("cognito:groups", [])
     if not isinstance(scope, str) or not isinstance(groups, list):
         raise _invalid("The token's scopes are malformed.")
@@ -398,7 +399,7 @@ def _scopes(claims: dict[str, object], prefix: str) -> frozenset[str]:
     return SCOPES & {name.removeprefix(prefix) for name in named if name.startswith(prefix)}
 
 
-def _time(claims: dict[str, object], name: str) -> int | None:
+def _time(claims: Mapping[str, object], name: str) -> int | None:
     """A NumericDate (RFC 7519 section 2: seconds, perhaps a fraction) in milliseconds; None if there is none."""
     if name not in claims:
         return None

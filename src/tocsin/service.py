@@ -17,9 +17,12 @@ from tocsin.components.processor import Processor
 from tocsin.components.websocket_authorizer import WebsocketAuthorizer
 from tocsin.engine import Engine
 from tocsin.identity import TokenCheck
+from tocsin.logs import Log
 from tocsin.message import MAX_MESSAGE_BYTES
 from tocsin.publishing import Publishing
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
+
+log = Log(__name__)
 
 EXPIRE_SECONDS: Final = 10.0
 EXPIRE_SLICE: Final = 2_000
@@ -118,7 +121,5 @@ class Service:
                 while await self.engine.messages.expire(self.engine.clock.now(), EXPIRE_SLICE) >= EXPIRE_SLICE:
                     pass
             except Exception as error:  # noqa: BLE001 - a pass that fails is followed by another
-                import structlog  # not above: it takes long, and a function on AWS waits for it at its start
-
-                structlog.get_logger(__name__).error("a pass over expired messages failed", error=repr(error))
+                log.error("a pass over expired messages failed", error=repr(error))
             await self.engine.clock.sleep(EXPIRE_SECONDS)

@@ -6,12 +6,23 @@ from typing import Final
 
 import pytest
 
+from tests.conformance.aws import AwsHarness
 from tests.conformance.embedded import EmbeddedHarness
-from tests.conformance.examples import Make
+from tests.conformance.examples import FEW, Make
 from tests.conformance.harness import Harness
 from tocsin.engines.file_keys import FileKeys
 
-HARNESSES: Final[Mapping[str, Callable[[Path, FileKeys], Harness]]] = {"embedded": EmbeddedHarness}
+
+def embedded(request: pytest.FixtureRequest, files: FileKeys) -> Make:
+    return Make(lambda path: EmbeddedHarness(path, files))
+
+
+def aws(request: pytest.FixtureRequest, files: FileKeys) -> Make:
+    make_stage = request.getfixturevalue("make_stage")
+    return Make(lambda path: AwsHarness(make_stage(), files), FEW)
+
+
+HARNESSES: Final[Mapping[str, Callable[[pytest.FixtureRequest, FileKeys], Make]]] = {"embedded": embedded, "aws": aws}
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +31,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> FileKeys:
     return FileKeys(tmp_path_factory.mktemp("keys"))
 
 
-@pytest.fixture(scope="session", params=HARNESSES)
+@pytest.fixture(scope="session", params=["embedded", pytest.param("aws", marks=pytest.mark.slow)])
 def make_harness(request: pytest.FixtureRequest, files: FileKeys) -> Make:
-    make = HARNESSES[request.param]
-    return lambda path: make(path, files)
+    return HARNESSES[request.param](request, files)
 
 
 @pytest.fixture

@@ -12,17 +12,53 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar, Final, TypeVar
 
-from hypothesis import settings
+import msgspec
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
 
 from tests.conformance.harness import Harness
 from tocsin.bus import Consumer
 from tocsin.topology import Queue
 
 T = TypeVar("T")
-Make = Callable[[Path], Harness]
 
-MANY: Final = settings(max_examples=int(os.environ.get("EXAMPLES", "30")), derandomize="EXAMPLES" not in os.environ)
+MANY: Final = 30
+#: Where an example takes seconds.
+FEW: Final = 3
+
+
+class Make(msgspec.Struct, frozen=True):
+    """Makes stands of one engine; so many examples are tried on it."""
+
+    stand: Callable[[Path], Harness]
+    examples: int = MANY
+
+    def __call__(self, path: Path) -> Harness:
+        return self.stand(path)
+
+    @property
+    def settings(self) -> settings:
+        return settings(
+            max_examples=int(os.environ.get("EXAMPLES", self.examples)), derandomize="EXAMPLES" not in os.environ
+        )
+
+
+def try_examples(
+    make: Make, examples: SearchStrategy[T], tell: Callable[[Harness, T], Coroutine[None, None, None]]
+) -> None:
+    """Tells each of them on a stand that has just been started."""
+
+    async def on_a_stand(example: T) -> None:
+        async with started(make) as harness:
+            await tell(harness, example)
+
+    @make.settings
+    @given(examples)
+    def each(example: T) -> None:
+        asyncio.run(on_a_stand(example))
+
+    each()
 
 
 @asynccontextmanager
@@ -67,5 +103,5 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 def run_machine(machine: type[EngineMachine], make: Make) -> None:
-    machine.make = staticmethod(make)
-    run_state_machine_as_test(machine, settings=settings(MANY, stateful_step_count=20))
+    machine.make = make
+    run_state_machine_as_test(machine, settings=settings(make.settings, stateful_step_count=20))

@@ -27,7 +27,8 @@ from tocsin.identity import Identity, Keys, TokenCheck
 from tocsin.message import WEBSOCKET, Message, MessageType, Publication, read_back
 from tocsin.roles import Role
 from tocsin.service import Service
-from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, Queue
+from tocsin.tables import Numbers
+from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, WEBSOCKET_FIFO_QUEUE, Queue
 
 DAY: Final = 86_400_000
 FOR_EVER: Final = 1 << 60
@@ -190,7 +191,7 @@ class Harness(ABC):
         self.options = self.options if options is None else options
         self._consumers = consumers
         opened = await self._open(self.options, Failpoints(self.options.failpoints))
-        self.engine = msgspec.structs.replace(opened, bus=_Tapped(opened.bus, self._meddlers))
+        self.engine = msgspec.structs.replace(opened, bus=_Tapped(opened.bus, opened.numbers, self._meddlers))
         self._is_started = True
         if consumers is None:
             tokens = TokenCheck(await Keys.open(self.files, print, self.clock.now()), RULES)
@@ -454,14 +455,17 @@ async def _drop(messages: Sequence[Message]) -> None: ...
 
 
 class _Tapped:
-    """A Bus whose consumers can be meddled with."""
+    """A Bus whose consumers can be meddled with, behind the number: some engines draw it only there."""
 
-    def __init__(self, bus: Bus, meddlers: Mapping[str, Sequence[Consumer]]) -> None:
+    def __init__(self, bus: Bus, numbers: Numbers, meddlers: Mapping[str, Sequence[Consumer]]) -> None:
         self._bus = bus
+        self._numbers = numbers
         self._meddlers = meddlers
 
     def consume(self, queue: Queue, consumer: Consumer) -> None:
         async def tapped(messages: Sequence[Message]) -> None:
+            if queue is WEBSOCKET_FIFO_QUEUE:
+                messages = await self._numbers.number(messages)
             for meddler in tuple(self._meddlers.get(queue.name, ())):
                 await meddler(messages)
             await consumer(messages)

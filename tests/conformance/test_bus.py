@@ -62,14 +62,22 @@ async def test_a_message_comes_to_the_queues_that_take_it_and_to_no_other(
     for queue in takers:
         (message,) = queues[queue].messages
         assert (message.message_id, message.chat_id, message.target_channel) == (receipt.message_id, "c1", channel)
-        assert (message.sequence_number == 1) is numbered
+        number = 1 if numbered else None
+        if queue is STORAGE and "history_at_once" not in stand.engine.strengths:
+            assert message.sequence_number in (number, None)  # it is drawn beside storage
+        else:
+            assert message.sequence_number == number
 
 
 async def test_a_chats_messages_come_in_the_order_of_the_calls(stand: Harness) -> None:
     fifo = Recorder()
     await stand.start(consumers={FIFO: fifo})
     batches = [[stand.publication(f"c{chat}", (batch, chat)) for chat in (1, 2, 1)] for batch in range(20)]
-    await asyncio.gather(*[stand.engine.bus.publish(batch) for batch in batches])
+    if "pipelined_order" in stand.engine.strengths:
+        await asyncio.gather(*[stand.engine.bus.publish(batch) for batch in batches])
+    else:
+        for batch in batches:
+            await stand.engine.bus.publish(batch)
     await stand.settle()
     assert fifo.contents("c1") == [[batch, 1] for batch in range(20) for _ in range(2)]
     assert fifo.contents("c2") == [[batch, 2] for batch in range(20)]
@@ -188,13 +196,16 @@ async def test_beyond_the_bound_an_id_is_refused_and_none_is_forgotten(stand: Ha
     first = await stand.publish("c1", "hello", id="id-0")
     for number in (1, 2):
         await stand.publish("c1", "hello", id=f"id-{number}")
-    with pytest.raises(Refusal) as refused:
-        await stand.publish("c1", "hello", id="id-3")
-    assert refused.value.code == "rate_limited"
-    assert refused.value.retry_after is not None
+    wait = 0.0
+    if "rates" in stand.engine.strengths:
+        with pytest.raises(Refusal) as refused:
+            await stand.publish("c1", "hello", id="id-3")
+        assert refused.value.code == "rate_limited"
+        assert refused.value.retry_after is not None
+        wait = refused.value.retry_after
     assert (await stand.publish("c1", "hello", id="id-0")).message_id == first.message_id
     assert not (await stand.publish("c1", "hello")).duplicate
-    stand.clock.advance(refused.value.retry_after)
+    stand.clock.advance(wait)
     assert not (await stand.publish("c1", "hello", id="id-3")).duplicate
     assert len(await stand.history("c1")) == 5
 
@@ -320,7 +331,8 @@ async def test_a_queues_depth_and_age_say_what_waits(stand: Harness) -> None:
     await stand.publish("c1", "next")
     waiting, age, dead = await depth_of(stand, FIFO)
     assert (waiting, dead) == (2, 0)
-    assert age == pytest.approx(5, abs=1)
+    if "queue_age" in stand.engine.strengths:
+        assert age == pytest.approx(5, abs=1)
     gate.set()
     await stand.settle()
     assert await depth_of(stand, FIFO) == (0, 0.0, 0)
@@ -465,7 +477,7 @@ async def test_a_dead_letter_stays_dead_after_a_restart(stand: Harness, life: st
 
 async def until_dead(harness: Harness, number: int) -> None:
     while len(await harness.dead_letters()) < number:
-        pass
+        await harness.clock.sleep(0.02)
 
 
 async def test_a_replayed_letter_keeps_its_id_and_its_number(stand: Harness) -> None:

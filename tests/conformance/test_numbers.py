@@ -64,6 +64,7 @@ async def test_numbers_go_on_after_a_restart(bare: Harness, life: str) -> None:
     await bare.settle()
     await bare.publish("c1", "three")  # in the log, but perhaps not in storage
     await (bare.restart() if life == "stop" else bare.crash())
+    await bare.stored()
     assert await bare.head("c1") == 3
     await bare.publish("c1", "four")
     await bare.settle()
@@ -142,6 +143,7 @@ async def test_the_oldest_is_the_first_number_that_has_not_expired(stand: Harnes
     assert oldest == sorted(oldest)
     assert (oldest[0], oldest[-1]) == (1, 6)
     await stand.publish("c1", "sixth")
+    await stand.stored()
     head = (await stand.engine.numbers.heads(["c1"]))["c1"]
     assert (head.sequence, head.oldest) == (6, 6)
     await stand.restart()

@@ -9,10 +9,9 @@ from collections.abc import Coroutine, Sequence
 from itertools import pairwise
 
 import msgspec
-from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conformance.examples import MANY, Make, started
+from tests.conformance.examples import Make, try_examples
 from tests.conformance.harness import BACK_END, Client, Harness, chat_of
 from tests.manual_clock import turns
 from tocsin.message import Message
@@ -171,13 +170,12 @@ class Story:
             assert first + len(heard) == head
 
 
-@MANY
-@given(actions=st.lists(ACTIONS, min_size=20, max_size=60))
-async def test_whoever_subscribes_and_leaves_whenever_hears_exactly_what_is_his(
-    make_harness: Make, actions: list[Action]
-) -> None:
-    async with started(make_harness) as harness:
-        story = Story(harness, [await harness.connect(BACK_END) for _ in range(3)])
-        for action in actions:
-            await story.act(action)
-        await story.check()
+async def tell(harness: Harness, actions: list[Action]) -> None:
+    story = Story(harness, [await harness.connect(BACK_END) for _ in range(3)])
+    for action in actions:
+        await story.act(action)
+    await story.check()
+
+
+def test_whoever_subscribes_and_leaves_whenever_hears_exactly_what_is_his(make_harness: Make) -> None:
+    try_examples(make_harness, st.lists(ACTIONS, min_size=20, max_size=60), tell)

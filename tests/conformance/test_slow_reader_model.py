@@ -3,10 +3,9 @@
 from collections import Counter
 
 import msgspec
-from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conformance.examples import MANY, Make, started
+from tests.conformance.examples import Make, try_examples
 from tests.conformance.harness import BACK_END, Client, Harness
 from tests.manual_clock import turns
 from tocsin.message import MessageType
@@ -125,13 +124,12 @@ class Story:
         assert "message" not in [frame["type"] for frame in client.written_while_stalled]
 
 
-@MANY
-@given(actions=st.lists(ACTIONS, min_size=20, max_size=60))
-async def test_whoever_reads_slowly_is_sent_or_told_of_everything_exactly_once(
-    make_harness: Make, actions: list[Action]
-) -> None:
-    async with started(make_harness) as harness:
-        story = Story(harness, [await harness.connect(BACK_END, *CHATS) for _ in range(2)])
-        for action in actions:
-            await story.act(action)
-        await story.check()
+async def tell(harness: Harness, actions: list[Action]) -> None:
+    story = Story(harness, [await harness.connect(BACK_END, *CHATS) for _ in range(2)])
+    for action in actions:
+        await story.act(action)
+    await story.check()
+
+
+def test_whoever_reads_slowly_is_sent_or_told_of_everything_exactly_once(make_harness: Make) -> None:
+    try_examples(make_harness, st.lists(ACTIONS, min_size=20, max_size=60), tell)

@@ -19,6 +19,7 @@ from tocsin import strict_json
 from tocsin.errors import Refusal, invalid
 from tocsin.gateways import defects
 from tocsin.gateways.handshake import refusal_body, refusal_headers, requested_id
+from tocsin.logs import Log
 
 T = TypeVar("T")
 Header = tuple[bytes, bytes]
@@ -35,6 +36,8 @@ RETRY_SECONDS: Final = 1
 PREFLIGHT_SECONDS: Final = 600
 ALLOWED_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id"
 EXPOSED_HEADERS: Final = b"X-Request-Id, Retry-After"
+
+_log: Final = Log("tocsin.gateways")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -174,12 +177,6 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(sorted((*self.methods, *head, "OPTIONS"))).encode()
 
 
-def log_defect(error: Exception, request_id: str) -> None:
-    import structlog  # not above: it takes longer than all else here, and a function on AWS waits for it at its start
-
-    structlog.get_logger("tocsin.gateways").error("request failed", request_id=request_id, **defects.told(error))
-
-
 class Shell:
     """The ASGI application over a table of resources, by path."""
 
@@ -189,15 +186,13 @@ class Shell:
         *,
         new_id: Callable[[], str],
         refused: Callable[[str], None],
-        failed: Callable[[Exception, str], None] = log_defect,
         allowed_origins: frozenset[str] = frozenset(),
     ) -> None:
-        """`refused` hears the code of each refusal that a handler raised, `failed` each defect and its request's id."""
+        """`refused` hears the code of each refusal that a handler raised."""
         self._resources: Final = {path: found for path, found in resources.items() if not found.is_tree}
         self._trees: Final = [(path, found) for path, found in resources.items() if found.is_tree]
         self._new_id: Final = new_id
         self._refused: Final = refused
-        self._failed: Final = failed
         self._allowed_origins: Final = allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -214,7 +209,7 @@ class Shell:
             return
         except Exception as error:  # noqa: BLE001 - a defect is answered 500, like anywhere
             self._refused("internal")
-            self._failed(error, request.id)
+            _log.error("request failed", request_id=request.id, **defects.told(error))
             defect = Refusal("internal", "The service failed; what became of the request is not known.")
             answer = refusal_answer(defect, request.id, resource)
         await send({"type": "http.response.start", "status": answer.status, "headers": self._headers(answer, request)})

@@ -1,6 +1,6 @@
 """What an upgrade's URL and headers ask for (docs/wire.md, WebSocket).
 
-    conversation -> read_connect_request -> websocket_authorizer
+    conversation, aws_sockets -> read_connect_request -> websocket_authorizer
 
 Rules:
 - of several credentials the first counts: ticket, Authorization, subprotocol, token;
@@ -53,3 +53,10 @@ def read_connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str |
         ),
         subprotocol,
     )
+
+
+def check_origin(request: UpgradeRequest, allowed: frozenset[str]) -> None:
+    """A browser's Origin must be one of them, letter for letter; none: any may come. Raises `forbidden`."""
+    origin = request.header("origin")
+    if origin is not None and allowed and origin not in allowed:
+        raise Refusal("forbidden", "This origin is not allowed.", field="Origin")

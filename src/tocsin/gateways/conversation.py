@@ -24,7 +24,7 @@ from tocsin.components.connection_handler import error_frame
 from tocsin.components.websocket_authorizer import Authorization
 from tocsin.errors import Refusal
 from tocsin.gateways.actions import Action, SendMessage, decode
-from tocsin.gateways.connect_request import read_connect_request
+from tocsin.gateways.connect_request import check_origin, read_connect_request
 from tocsin.gateways.effects import ack, carry_out, failed, failed_publish, locate
 from tocsin.gateways.frames import text_frame
 from tocsin.gateways.handshake import UpgradeRequest
@@ -88,9 +88,7 @@ class Conversations:
     async def authorize(self, request: UpgradeRequest, peer: str) -> Accepted:
         wanted, subprotocol = read_connect_request(request)
         authorization = await self._service.websocket_authorizer.authorize(wanted)
-        origin = request.header("origin")
-        if origin is not None and self._allowed_origins and origin not in self._allowed_origins:
-            raise Refusal("forbidden", "This origin is not allowed.", field="Origin")
+        check_origin(request, self._allowed_origins)
         if self.is_draining:
             raise Refusal("unavailable", "The service restarts.", retry_after=5)
         handler = self._service.connection_handler

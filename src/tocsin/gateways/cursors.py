@@ -20,17 +20,21 @@ Question = tuple[str | int | None, ...]
 
 
 class Cursors:
-    """`secret` is random, and outlives a restart, so that a client may go on reading after it."""
+    """`secret` is random, and outlives a restart, so that a client may go on reading after it.
 
-    __slots__ = ("_secret",)
+    `former` are secrets that it has replaced: what they have signed is still good.
+    """
 
-    def __init__(self, secret: bytes) -> None:
+    __slots__ = ("_former", "_secret")
+
+    def __init__(self, secret: bytes, *former: bytes) -> None:
         self._secret: Final = secret
+        self._former: Final = former
 
     def seal(self, place: str, question: Question) -> str:
         """`question` says what was asked for, beginning with a name for the kind of question. About 4 µs."""
         told = place.encode()
-        return base64url(self._tag(told, question) + told).decode()
+        return base64url(_tag(self._secret, told, question) + told).decode()
 
     def open(self, cursor: str, question: Question) -> str:
         """The place that was sealed for the same question, or a refusal: `invalid_cursor`."""
@@ -39,13 +43,14 @@ class Cursors:
         except ValueError:
             raise _foreign() from None
         tag, told = sealed[:TAG_BYTES], sealed[TAG_BYTES:]
-        if not hmac.compare_digest(tag, self._tag(told, question)):
+        if not any(hmac.compare_digest(tag, _tag(secret, told, question)) for secret in (self._secret, *self._former)):
             raise _foreign()
         return told.decode()
 
-    def _tag(self, told: bytes, question: Question) -> bytes:
-        # JSON has no zero byte, so nothing of the question can be taken for a part of the place.
-        return hmac.digest(self._secret, msgspec.json.encode(question) + b"\0" + told, "sha256")[:TAG_BYTES]
+
+def _tag(secret: bytes, told: bytes, question: Question) -> bytes:
+    # JSON has no zero byte, so nothing of the question can be taken for a part of the place.
+    return hmac.digest(secret, msgspec.json.encode(question) + b"\0" + told, "sha256")[:TAG_BYTES]
 
 
 def _foreign() -> Refusal:

@@ -31,7 +31,6 @@ from tocsin.gateways.asgi import (
     Send,
     Shell,
     answer_json,
-    log_defect,
     refusal_answer,
 )
 from tocsin.gateways.connect_request import read_connect_request
@@ -78,7 +77,6 @@ class HttpApi:
         described: Sequence[Route] = ROUTES,
         identify: Identify | None = None,
         max_batch: int = MAX_BATCH_BYTES,
-        failed: Callable[[Exception, str], None] = log_defect,
     ) -> None:
         """`routes` are served here; `described` are all that the API has.
 
@@ -110,7 +108,6 @@ class HttpApi:
             resources,
             new_id=new_id,
             refused=lambda code: service.engine.metrics.count("refusals", label=code),
-            failed=failed,
             allowed_origins=allowed_origins,
         )
 

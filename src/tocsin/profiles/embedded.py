@@ -6,7 +6,6 @@ folder -> keys -> engine -> service -> front (WebSocket and REST), ops listener,
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import secrets
 import signal
@@ -19,6 +18,7 @@ import msgspec
 import structlog
 import uvloop
 
+from tocsin import logs
 from tocsin.clock import SystemClock
 from tocsin.engines.embedded.data_folder import FolderError
 from tocsin.engines.embedded.engine import EmbeddedEngine, EmbeddedSettings
@@ -92,7 +92,7 @@ def run(settings: Settings) -> None:
 
 
 async def serve(settings: Settings) -> None:
-    configure_log(settings.log_format)
+    logs.configure(settings.log_format)
     clock = SystemClock()
     if len(os.fsencode(settings.data.absolute() / "admin.sock")) > MAX_SOCKET_PATH:
         raise StartError(f"The data folder's path is too long: with /admin.sock it may have {MAX_SOCKET_PATH} bytes.")
@@ -238,22 +238,3 @@ def new_id() -> str:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def configure_log(form: Literal["text", "json"]) -> None:
-    """One line for each event, on stderr."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -45,7 +45,7 @@ def test_what_the_seed_gives_a_function_it_still_gets(function: Function) -> Non
 def test_what_may_be_left_out_has_a_default() -> None:
     needed = {
         name: value for name, value in EVERYTHING.items() if name.endswith(("_TABLE", "_URL", "_ARN", "_ENDPOINT"))
-    }
+    } | {"ISSUER": "https://issuer.example.com", "AUDIENCE": "web"}
     settings = AwsSettings.read("processor", needed)
     assert (settings.retention, settings.metrics_namespace) == (30 * 86_400_000, "Tocsin")
     retrieval = AwsSettings.read(

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 #: For how long a call is tried where nobody has set a deadline, in seconds.
 PATIENCE: Final = 8.0
-#: Before the k-th repetition at most FIRST_PAUSE * 2**k seconds pass, and never more than LONGEST_PAUSE.
+#: Before the first repetition at most so many seconds pass, before each later one twice as many, up to LONGEST_PAUSE.
 FIRST_PAUSE: Final = 0.025
 LONGEST_PAUSE: Final = 1.0
 #: What a caller is told to wait who is sent away.
@@ -76,17 +76,18 @@ _until: Final[ContextVar[float]] = ContextVar("until")
 
 @contextmanager
 def until(moment: float) -> Iterator[None]:
-    """What is called within, also by tasks that begin within, gives up at this moment of `Clock.monotonic`."""
-    token = _until.set(moment)
+    """What is called within, also by tasks that begin within, gives up at this moment of `Clock.monotonic`; or sooner,
+    if that was said outside."""
+    token = _until.set(min(moment, _until.get(moment)))
     try:
         yield
     finally:
         _until.reset(token)
 
 
-def deadline(clock: Clock) -> float:
-    """The moment of the innermost `until`, or PATIENCE from now."""
-    return _until.get(clock.monotonic() + PATIENCE)
+def deadline(clock: Clock, *, otherwise: float = PATIENCE) -> float:
+    """The moment that `until` has set; where nobody has, so many seconds from now."""
+    return _until.get(clock.monotonic() + otherwise)
 
 
 class Unreachable(Refusal):
@@ -117,6 +118,26 @@ def config(threads: int, *, seconds: float) -> Config:
     )
 
 
+class Backoff:
+    """The pauses between the attempts of one call, until its deadline."""
+
+    def __init__(self, clock: Clock, jitter: Callable[[], float]) -> None:
+        self._clock = clock
+        self._jitter = jitter
+        self._end = deadline(clock)
+        self._longest = FIRST_PAUSE
+        self._definite = True
+
+    async def pause(self, failure: Exception | None = None, *, nothing_done: bool = True) -> None:
+        """Raises Unreachable where the deadline would come first."""
+        self._definite &= nothing_done
+        pause = self._longest * self._jitter()
+        if self._clock.monotonic() + pause >= self._end:
+            raise Unreachable(definite=self._definite) from failure
+        self._longest = min(self._longest * 2, LONGEST_PAUSE)
+        await self._clock.sleep(pause)
+
+
 class Calls(Generic[C]):
     """`make` builds the client, when it is first asked for: no function waits for one that it never uses."""
 
@@ -135,9 +156,8 @@ class Calls(Generic[C]):
 
     async def __call__(self, ask: Callable[[C], T]) -> T:
         """What `ask` returns. Raises Unreachable at the deadline, ClientError for what will not pass."""
-        client, end = self.client, deadline(self._clock)
+        client, backoff = self.client, self.backoff()
         loop = asyncio.get_running_loop()
-        attempt, definite = 0, True
         while True:
             try:
                 return await loop.run_in_executor(self._threads, ask, client)
@@ -145,13 +165,12 @@ class Calls(Generic[C]):
                 nothing_done = _passing(error)
                 if nothing_done is None:
                     raise
-                definite &= nothing_done
                 failure = error
-            pause = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * self._jitter()
-            if self._clock.monotonic() + pause >= end:
-                raise Unreachable(definite=definite) from failure
-            await self._clock.sleep(pause)
-            attempt += 1
+            await backoff.pause(failure, nothing_done=nothing_done)
+
+    def backoff(self) -> "Backoff":
+        """For what is repeated without an error, such as the part of a batch that was left out."""
+        return Backoff(self._clock, self._jitter)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

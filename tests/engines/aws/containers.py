@@ -1,0 +1,94 @@
+"""Functions beside the harness's own: other containers on the same stage, and what may happen to their calls.
+
+AwsHarness (one container, with its pump) + container(...) -> AwsEngine on the same tables, topics and queues
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+from botocore.exceptions import ConnectionClosedError
+
+from tests.conformance.aws import AwsHarness
+from tocsin.bus import Receipt
+from tocsin.engines.aws.calls import Calls
+from tocsin.engines.aws.engine import AwsEngine
+from tocsin.errors import Refusal
+from tocsin.failpoints import Failpoints
+from tocsin.message import Message, Publication
+
+
+class Gate(Failpoints):
+    """A failpoint at which one waits until the test lets him go on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}=stall:0")
+        self._name: Final = name
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def reach(self, name: str, messages: Sequence[Message] = ()) -> None:
+        if name == self._name:
+            self.reached.set()
+            await self.opened.wait()
+
+
+@contextmanager
+def container(harness: AwsHarness, failpoints: str | Failpoints = "") -> Iterator[AwsEngine]:
+    """Another one, at the same time."""
+    made = Failpoints(failpoints) if isinstance(failpoints, str) else failpoints
+    engine = AwsEngine(
+        harness.stage.settings(retention=harness.options.retention), clock=harness.clock, failpoints=made
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+async def publish(engine: AwsEngine, publication: Publication) -> Receipt | Refusal:
+    (answer,) = await engine.bus.publish([publication])
+    return answer
+
+
+def cut(calls: Calls[Any], operation: str, *, times: int = 1) -> None:
+    """The next answers of this operation are lost on the way: AWS has done what was asked."""
+    left = [times]
+
+    def lose(**_: object) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionClosedError(endpoint_url="http://lost")
+
+    service = calls.client.meta.service_model.service_id.hyphenize()
+    calls.client.meta.events.register(f"after-call.{service}.{operation}", lose)
+
+
+def tap(calls: Calls[Any], operation: str) -> list[dict[str, Any]]:
+    """The arguments of each call of this operation from now on."""
+    seen: list[dict[str, Any]] = []
+
+    def write_down(params: dict[str, Any], **_: object) -> None:
+        seen.append(dict(params))
+
+    service = calls.client.meta.service_model.service_id.hyphenize()
+    calls.client.meta.events.register(f"before-parameter-build.{service}.{operation}", write_down)
+    return seen
+
+
+def rows_of(harness: AwsHarness, chat_id: str) -> list[dict[str, Any]]:
+    """The chat's rows in MessageStorageTable, as they lie there."""
+    found = harness.stage.services.dynamodb.query(
+        TableName=harness.stage.tables["MessageStorageTable"],
+        KeyConditionExpression="chatId = :chat",
+        ExpressionAttributeValues={":chat": {"S": chat_id}},
+        ConsistentRead=True,
+    )
+    return found["Items"]
+
+
+def stamped(publication: Publication, other: Publication) -> Publication:
+    """As `publication`, with the other's id and time."""
+    return msgspec.structs.replace(publication, message_id=other.message_id, timestamp=other.timestamp)

@@ -1,0 +1,127 @@
+"""The nine functions on an embedded engine: events in, results out, and clients that hear what is posted to them."""
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import msgspec
+
+from tests.conformance.embedded import EmbeddedHarness
+from tests.conformance.harness import Client, identity
+from tests.gateways.lambda_events import CLAIMS, CONNECTION, Aws, Json
+from tocsin.engines.aws.settings import FUNCTIONS, Function
+from tocsin.gateways.aws_events import Batch
+from tocsin.gateways.aws_routes import ENTRY_POINTS, WEBSOCKET_ROUTES
+from tocsin.gateways.cursors import Cursors
+from tocsin.identity import TokenRules
+from tocsin.profiles import aws
+from tocsin.profiles.aws import Parts
+
+RULES: Final = TokenRules(
+    issuer="https://issuer.example.com", audiences=frozenset({"web", "back-end"}), scope_prefix="tocsin/"
+)
+ORIGIN: Final = "https://app.example.com"
+
+
+class Functions(EmbeddedHarness):
+    """`dialect` makes the events. `tickets`: what the row of a spent ticket says."""
+
+    dialect: Aws = Aws()
+    frame_seconds = 25.0
+
+    def _begin(self) -> None:
+        self.tickets: dict[str, frozenset[str]] = {}
+        self.batches: list[Batch] = []
+        self.minutes = 0
+        self.parts = {function: self._wire(function) for function in FUNCTIONS}
+        super()._begin()
+
+    def _wire(self, function: Function) -> Parts:
+        return Parts(
+            function,
+            self.engine,
+            self.service.tokens,
+            RULES,
+            consume=self._consume,
+            each_minute=self._each_minute,
+            limit_of=self._limit_of,
+            cursors=Cursors(b"secret"),
+            allowed_origins=frozenset({ORIGIN}),
+            frame_seconds=self.frame_seconds,
+        )
+
+    async def _consume(self, batch: Batch) -> Sequence[str]:
+        self.batches.append(batch)
+        return ["message-1"]
+
+    async def _each_minute(self) -> None:
+        self.minutes += 1
+
+    async def _limit_of(self, ticket: str) -> frozenset[str] | None:
+        return self.tickets.get(ticket)
+
+    # What Lambda does
+
+    async def call(self, function: Function, event: Json) -> Json:
+        """What Lambda hands back: JSON."""
+        entry = getattr(aws, ENTRY_POINTS[function])
+        result = await self.clock.run(entry.on(self.parts[function], event))
+        decoded: Json = msgspec.json.decode(msgspec.json.encode(result))
+        return decoded
+
+    async def rest(
+        self,
+        function: Function,
+        method: str,
+        resource: str,
+        body: object = None,
+        *,
+        query: str = "",
+        user: str = "back-end",
+        scopes: Sequence[str] = ("publish:any", "permissions:write", "messages:read"),
+        headers: Sequence[tuple[str, str]] = (),
+        claims: Json | None = CLAIMS,
+    ) -> tuple[int, Json, Json]:
+        """Status, headers and body of the answer; `claims` None: nobody is known."""
+        sent = b"" if body is None else body if isinstance(body, bytes) else msgspec.json.encode(body)
+        if claims is not None:
+            claims = claims | {"sub": user, "scope": " ".join(f"tocsin/{scope}" for scope in scopes)}
+        event = self.dialect.rest(method, resource, query=query, headers=headers, body=sent, claims=claims)
+        result = await self.call(function, event)
+        assert result["isBase64Encoded"] is False
+        return result["statusCode"], result["headers"], msgspec.json.decode(result["body"]) if result["body"] else {}
+
+    def token(self, user: str, *scopes: str, seconds: int = 3600) -> str:
+        return self.files.mint(user, scopes, seconds, self.clock.now())
+
+    # What API Gateway does
+
+    async def upgrade(
+        self, query: str, headers: Sequence[tuple[str, str]] = (), *, connection: str = CONNECTION
+    ) -> Json:
+        """Asks the authorizer, then `$connect`; its result. A denial is a 403."""
+        asked = self.dialect.authorizer(query, headers)
+        asked["requestContext"]["connectionId"] = connection
+        verdict = await self.call("websocket-authorizer", asked)
+        if verdict["policyDocument"]["Statement"][0]["Effect"] == "Deny":
+            return {"statusCode": 403}
+        event = self.dialect.connect(verdict["context"], query, headers)
+        event["requestContext"]["connectionId"] = connection
+        return await self.call("connection-handler", event)
+
+    async def open(self, user: str, *chats: str, connection: str = CONNECTION, more: str = "") -> Client:
+        """A client that has been let in."""
+        query = "&".join([f"token={self.token(user)}", *[f"chatId={chat}" for chat in chats]]) + more
+        result = await self.upgrade(query, connection=connection)
+        assert result == {"statusCode": 200}
+        client = Client(connection, identity(user), self)
+        self.attach(client)
+        return client
+
+    async def say(self, action: Json | str, *, connection: str = CONNECTION) -> Any:
+        """Sends a frame; what the route answers."""
+        body = action if isinstance(action, str) else msgspec.json.encode(action).decode()
+        name = action.get("action") if isinstance(action, dict) else None
+        function = cast(Function, WEBSOCKET_ROUTES.get(str(name), WEBSOCKET_ROUTES["$default"]))
+        result = await self.call(function, self.dialect.message(body, route=str(name), connection=connection))
+        assert result["statusCode"] == 200
+        return msgspec.json.decode(result["body"]) if "body" in result else None

@@ -1,0 +1,44 @@
+"""The pages about AWS say what is: each difference is shown by a test that is there, each guarantee has a verdict."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent
+DIFFERENCES: Final = (ROOT / "docs" / "aws-differences.md").read_text()
+GUARANTEES: Final = (ROOT / "docs" / "guarantees-on-aws.md").read_text()
+VERDICTS: Final = ("holds", "holds with a bound", "the client's part")
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table, without their heads."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return [cells for cells, under in zip(lines, [*lines[1:], [""]], strict=True) if not is_line(cells, under)]
+
+
+def is_line(cells: list[str], under: list[str]) -> bool:
+    return set("".join(cells)) <= {"-"} or set("".join(under)) == {"-"}
+
+
+@pytest.mark.parametrize("row", rows(DIFFERENCES), ids=lambda row: row[0][:40])
+def test_each_difference_names_a_test_that_is_there(row: list[str]) -> None:
+    assert len(row) == 4
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", row[3])
+    assert named, "a difference that no test shows"
+    assert re.sub(r"`[\w/]+\.py::\w+`", "", row[3]).strip() == ""
+    for file, name in named:
+        tree = ast.parse((ROOT / "tests" / file).read_text())
+        functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        assert name in functions, f"{file} has no {name}"
+
+
+def test_each_of_the_nine_guarantees_has_its_verdict() -> None:
+    found = rows(GUARANTEES)
+    assert [row[0].partition(".")[0] for row in found] == [str(number) for number in range(1, 10)]
+    for row in found:
+        verdicts = re.findall(r"\*\*([^*]+)\*\*", row[1])
+        assert verdicts, row[0]
+        assert set(verdicts) <= set(VERDICTS), row[0]
