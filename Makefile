@@ -16,7 +16,7 @@ COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-ver
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test lint format mutants bench lock system-packages clean
+.PHONY: help setup run check test lint lint-deploy format mutants bench synth diagram lock system-packages clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ run: setup ## Serve on PORT (8080) with its data in DATA (./data), and print com
 check: lint ## Lint, type-check and test what needs no other program; under a minute.
 	$(BIN)/pytest -m "not slow"
 
-test: lint system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
+test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
 	$(BIN)/pytest --session-timeout=900 --durations=10
 
 lint: setup ## Run ruff, mypy and the import contracts.
@@ -37,6 +37,9 @@ lint: setup ## Run ruff, mypy and the import contracts.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src tests
 	$(BIN)/lint-imports --no-logo
+
+lint-deploy: setup $(DEPLOY)/cfn-lint ## Run mypy on deploy/, with the packages that only it needs.
+	$(BIN)/mypy --python-executable $(DEPLOY)/python --follow-imports silent deploy
 
 format: setup ## Let ruff put the code in its form.
 	$(BIN)/ruff check --fix-only
@@ -47,6 +50,14 @@ mutants: setup ## Break a copy on purpose, one promise at a time, and show the t
 
 bench: setup system-packages ## Measure the scenarios of bench/.
 	$(BIN)/python -m bench
+
+synth: $(DEPLOY)/cfn-lint ## Make the templates for AWS in build/aws: make synth SETTINGS="--alarm-email ops@example.com".
+	$(DEPLOY)/python -m deploy.aws.package build/functions
+	PYTHONPATH=src $(DEPLOY)/python -m deploy.aws.app $(SETTINGS)
+
+diagram: $(DEPLOY)/cfn-lint ## Draw the picture in docs/aws-stack.md anew, from templates made for it.
+	$(MAKE) --no-print-directory synth SETTINGS="--alarm-email ops@example.com --output build/diagram"
+	PYTHONPATH=src $(DEPLOY)/python -m deploy.aws.diagram build/diagram docs/aws-stack.md
 
 lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions).
 	$(BIN)/python $(INSTALL) requirements/lock.txt

@@ -76,10 +76,14 @@ def _consumes(*queues: Queue) -> tuple[Allow, Allow]:
     )
 
 
+#: Where a chat's oldest number has to be looked for, its head says so only after it was.
+_READ_HEADS: Final = _dynamodb("ReadHeads", "BatchGetItem GetItem PutItem UpdateItem", SEQUENCE_TABLE)
+_READ_TABLE: Final = _dynamodb("ReadTable", "Query", MESSAGE_STORAGE_TABLE)
+_READ_INDEX: Final = _dynamodb("ReadIndex", "Query", MESSAGE_STORAGE_TABLE, SEQUENCE_INDEX)
 _READ_ROLES: Final = _dynamodb("ReadRoles", "BatchGetItem", PERMISSIONS_TABLE)
 _PUBLISH: Final = (
     Allow("Publish", ("sns:Publish",), tuple(f"topic/{topic.name}" for topic in TOPICS)),
-    _dynamodb("ClaimIds", "GetItem PutItem UpdateItem", CLAIM_TABLE),
+    _dynamodb("ClaimIds", "PutItem UpdateItem", CLAIM_TABLE),
 )
 _POST: Final = Allow("PostToConnections", ("execute-api:ManageConnections",), ("connections/POST",))
 _END: Final = Allow("EndConnections", ("execute-api:ManageConnections",), ("connections/DELETE",))
@@ -99,9 +103,9 @@ FUNCTIONS: Final = (
             _dynamodb("ReadTickets", "GetItem", CLAIM_TABLE),
             _dynamodb("KeepConnections", "GetItem PutItem UpdateItem DeleteItem", CONNECTION_TABLE),
             _dynamodb("KeepSubscriptions", "GetItem Query PutItem UpdateItem DeleteItem", SUBSCRIPTION_TABLE),
-            _dynamodb("ReadHeads", "BatchGetItem GetItem UpdateItem", SEQUENCE_TABLE),
-            _dynamodb("ReplayFromTable", "Query", MESSAGE_STORAGE_TABLE),
-            _dynamodb("ReplayFromIndex", "Query", MESSAGE_STORAGE_TABLE, SEQUENCE_INDEX),
+            _READ_HEADS,
+            _READ_TABLE,
+            _READ_INDEX,
             _POST,
             _END,
         ),
@@ -125,7 +129,7 @@ FUNCTIONS: Final = (
         allows=(
             *_consumes(WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE),
             _dynamodb("Number", "GetItem UpdateItem", SEQUENCE_TABLE),
-            _dynamodb("StoreNumbered", "UpdateItem", MESSAGE_STORAGE_TABLE),
+            _dynamodb("StoreNumbered", "BatchGetItem UpdateItem", MESSAGE_STORAGE_TABLE),
             _dynamodb("ReadAudience", "Query UpdateItem DeleteItem PutItem", SUBSCRIPTION_TABLE),
             _dynamodb("ForgetGone", "GetItem DeleteItem", CONNECTION_TABLE),
             _dynamodb("CountTries", "UpdateItem", CLAIM_TABLE),
@@ -149,9 +153,9 @@ FUNCTIONS: Final = (
         timeout=10,
         allows=(
             _READ_ROLES,
-            _dynamodb("ReadTable", "Query", MESSAGE_STORAGE_TABLE),
-            _dynamodb("ReadIndex", "Query", MESSAGE_STORAGE_TABLE, SEQUENCE_INDEX),
-            _dynamodb("ReadHeads", "BatchGetItem GetItem UpdateItem", SEQUENCE_TABLE),
+            _READ_HEADS,
+            _READ_TABLE,
+            _READ_INDEX,
             _READ_CURSOR_KEY,
         ),
     ),
@@ -167,7 +171,9 @@ FUNCTIONS: Final = (
             _dynamodb("ListChat", "Query", PERMISSIONS_TABLE, PERMISSIONS_TABLE.indexes[0].name),
             _dynamodb("EndSubscriptions", "Query DeleteItem", SUBSCRIPTION_TABLE),
             _dynamodb("ReadConnection", "GetItem", CONNECTION_TABLE),
-            _dynamodb("ReadHeads", "BatchGetItem GetItem", SEQUENCE_TABLE),
+            _READ_HEADS,
+            _READ_TABLE,
+            _READ_INDEX,
             _dynamodb("OfferTickets", "PutItem", CLAIM_TABLE),
             _POST,
             _READ_CURSOR_KEY,

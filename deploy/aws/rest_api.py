@@ -23,11 +23,11 @@ from constructs import Construct
 
 from deploy.aws.identity import ACCESS_SCOPES
 from deploy.aws.log_groups import REST, access_log, line
-from deploy.aws.routes import REST_ROUTES
 from deploy.aws.settings import Settings
 from deploy.aws.websocket_api import STAGE
 from tocsin.errors import STATUS
 from tocsin.gateways.asgi import ALLOWED_HEADERS, EXPOSED_HEADERS, PREFLIGHT_SECONDS, RETRIED, RETRY_SECONDS
+from tocsin.gateways.aws_routes import REST_ROUTES
 from tocsin.gateways.routes import ROUTES
 
 #: Requests a second, and at once.

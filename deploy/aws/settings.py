@@ -124,9 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--prefix",
         default="",
-        type=_matching(
-            r"([a-z][a-z0-9-]{0,18}-)?", "lower-case letters, digits and hyphens, at most 20, with a hyphen last"
-        ),
+        type=_matching(r"([a-z][a-z0-9-]{0,18}-)?", "at most 20 of a-z, 0-9 and hyphens, with a hyphen last"),
         help="what all names begin with, as in dev-; by default nothing",
     )
     add("--region", type=_matching(r"[a-z]{2}(-[a-z]+)+-\d", "a Region like eu-west-1"), help="by default the caller's")

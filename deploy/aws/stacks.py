@@ -21,11 +21,11 @@ from deploy.aws.dashboard import Dashboard
 from deploy.aws.domain import Domains
 from deploy.aws.identity import RESOURCE_SERVER, Identity
 from deploy.aws.rest_api import RestApi
-from deploy.aws.routes import EACH_MINUTE
 from deploy.aws.settings import Settings
 from deploy.aws.tables import Tables
 from deploy.aws.websocket_api import WebSocketApi
 from tocsin.engines.aws.schema import TABLES
+from tocsin.gateways.aws_routes import EACH_MINUTE
 
 
 class Data(Stack):

@@ -49,7 +49,7 @@ ENVIRONMENT: Final = (
     Variable(
         "MESSAGE_STORAGE_TABLE",
         "messages",
-        ("connection-handler", "processor", "message-storage", "message-retrieval"),
+        ("connection-handler", "processor", "message-storage", "message-retrieval", "chat-permission"),
     ),
     Variable(
         "PERMISSIONS_TABLE",
