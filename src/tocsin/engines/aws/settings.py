@@ -48,8 +48,8 @@ ENVIRONMENT: Final = (
     Variable("CONNECTION_TABLE", "who is connected", _POSTS),
     Variable(
         "MESSAGE_STORAGE_TABLE",
-        "messages",
-        ("connection-handler", "processor", "message-storage", "message-retrieval"),
+        "messages",  # a fence is read with the oldest number, and that one is looked for among them
+        ("connection-handler", "processor", "message-storage", "message-retrieval", "chat-permission"),
     ),
     Variable(
         "PERMISSIONS_TABLE",
