@@ -350,13 +350,18 @@ async def test_deletion_goes_on_an_hour_after_a_jump(short: Harness) -> None:
     assert sum(deleted) == 1
 
 
-async def test_a_letter_that_is_replayed_into_storage_expires_like_any_other(short: Harness) -> None:
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_letter_that_is_replayed_into_storage_expires_like_any_other(short: Harness, late: bool) -> None:
     cure = short.meddle(STORAGE, poison("poison"))
     await short.publish("c1", "poison")
     await short.settle()
     cure()
+    if late:
+        short.clock.advance(3601)
+        await short.engine.messages.expire(short.clock.now(), 100)
     (letter,) = await short.dead_letters()
     await short.engine.bus.replay([letter.letter_id])
     await short.settle()
     short.clock.advance(3601)
     assert await short.engine.messages.expire(short.clock.now(), 100) == 1
+    assert await short.history("c1") == []

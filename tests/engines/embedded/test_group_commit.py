@@ -128,6 +128,7 @@ async def test_a_commit_that_stands_although_it_failed_is_found_and_goes_its_way
 async def test_a_role_is_asked_for_anew_when_it_is_unknown_what_became_of_its_change(stand: EmbeddedHarness) -> None:
     await stand.start(Options(failpoints="commit.after_sync=raise@2"), consumers={})
     await stand.grant("alice", "c1", "owner")
+    assert await stand.engine.permissions.roles([("bob", "c1")]) == [None]
     assert await refusal_of(stand.grant("bob", "c1", "member")) == "unavailable"
     assert await stand.engine.permissions.roles([("bob", "c1")]) == ["member"]
 

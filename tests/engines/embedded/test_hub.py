@@ -1,6 +1,8 @@
 """What the hub keeps of each connection, and for how long."""
 
+import asyncio
 import gc
+import threading
 
 import pytest
 
@@ -144,6 +146,25 @@ async def test_a_chat_that_a_stranger_asks_for_in_vain_is_not_remembered(harness
         with pytest.raises(Exception, match="not allowed"):
             await mallory.subscribe(f"guess {number}")
     assert len(chats) == before
+
+
+async def test_a_permission_that_is_revoked_while_the_chat_is_looked_up_counts_no_more(
+    harness: EmbeddedHarness,
+) -> None:
+    await harness.grant("alice", "c1", "member")
+    client = await harness.connect("alice")
+    engine, goes_on = harness.engine, threading.Event()
+    reading = harness.embedded.hub.messages._reads.run(lambda _: goes_on.wait(10))
+    await turns()
+    subscribing = asyncio.ensure_future(engine.connections.subscribe(client.connection_id, ["c1"]))
+    await turns()
+    await engine.permissions.revoke(BACK_END, "alice", "c1", harness.clock.now())
+    assert not subscribing.done()
+    goes_on.set()
+    (refused,) = await subscribing
+    assert isinstance(refused, Refusal)
+    assert refused.code == "forbidden"
+    assert await reading
 
 
 async def test_what_is_held_back_for_a_subscriber_is_bounded_and_read_from_the_store_instead(
