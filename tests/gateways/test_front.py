@@ -50,11 +50,10 @@ async def test_one_port_serves_upgrades_and_requests(front: Front, echo: Echo, c
         upgrade_head("/dvl/"),
         upgrade_head("/dvlx"),
         upgrade_head().replace(b"13", b"8"),
-        upgrade_head(extra="Host: other\r\n"),
         upgrade_head().replace(b"Upgrade: websocket", b"Upgrade: h2c"),
         b"GET /dvl HTTP/1.0\r\n\r\n",
     ],
-    ids=["root", "slash", "longer", "version", "two hosts", "h2c", "1.0"],
+    ids=["root", "slash", "longer", "version", "h2c", "1.0"],
 )
 async def test_what_is_not_an_ordinary_upgrade_of_the_base_path_is_a_request(
     front: Front, echo: Echo, connect: Connect, head: bytes
@@ -74,6 +73,36 @@ async def test_requests_go_on_after_an_upgrade_that_was_not_made(front: Front, c
     assert (await peer.response()).body == b"again"
 
 
+@pytest.mark.parametrize("first", [GET, upgrade_head("/other"), upgrade_head().replace(b"13", b"8")])
+async def test_a_connection_that_was_kept_after_an_answer_can_be_upgraded(
+    front: Front, echo: Echo, connect: Connect, first: bytes
+) -> None:
+    """A proxy keeps its connections: one client's odd upgrade must not spoil another's."""
+    peer = await connect()
+    await peer.send(first)
+    assert (await peer.response()).status == 200
+    assert (await peer.upgrade("/dvl?a=b")).status == 101
+    await peer.send(text("hello"))
+    assert await peer.frame() == (TEXT, b"hello")
+    assert len(front.uvicorn.connections) == 0
+    peer.vanish()
+    await echo.next("closed")
+    assert not front.addresses._counts
+
+
+async def test_an_upgrade_behind_a_request_that_is_not_answered_is_a_request(
+    held: tuple[Front, asyncio.Event], echo: Echo, connect: Connect
+) -> None:
+    _, may_answer = held
+    peer = await connect()
+    await peer.send(GET)
+    await eventually(lambda: len(held[0].uvicorn.tasks) == 1)
+    await peer.send(upgrade_head())
+    may_answer.set()
+    assert [(await peer.response()).headers["x-path"] for _ in range(2)] == ["/dvl/messages", "/dvl"]
+    assert echo.requests == []
+
+
 async def test_frames_behind_an_upgrade_that_was_not_made_are_not_answered(front: Front, connect: Connect) -> None:
     peer = await connect()
     await peer.send(upgrade_head("/other") + text("hello"))
@@ -83,12 +112,12 @@ async def test_frames_behind_an_upgrade_that_was_not_made_are_not_answered(front
 
 
 async def test_a_request_that_comes_byte_by_byte_is_whole(front: Front, connect: Connect) -> None:
-    for request in (POST + b"hello", upgrade_head()):
-        peer = await connect()
+    peer = await connect()
+    for request, answer in ((POST + b"hello", (200, b"hello")), (upgrade_head(), (101, b""))):
         for byte in request:
             await peer.send(bytes((byte,)))
         response = await peer.response()
-        assert (response.status, response.body) in [(200, b"hello"), (101, b"")]
+        assert (response.status, response.body) == answer
 
 
 @pytest.fixture
@@ -209,6 +238,18 @@ async def test_what_is_no_http_is_answered_400_at_once(front: Front, connect: Co
     response = await peer.response()
     assert (response.status, code(response.body)) == (400, "bad_request")
     assert response.headers["x-request-id"] == "request-1"
+    assert await peer.at_end()
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"], ids=["none", "two"])
+@pytest.mark.parametrize("head", [GET, upgrade_head()], ids=["request", "upgrade"])
+async def test_a_request_that_does_not_say_for_which_host_it_is_is_answered_400(
+    front: Front, connect: Connect, head: bytes, hosts: bytes
+) -> None:
+    peer = await connect()
+    await peer.send(head.replace(b"Host: localhost\r\n", hosts))
+    response = await peer.response()
+    assert (response.status, code(response.body)) == (400, "bad_request")
     assert await peer.at_end()
 
 

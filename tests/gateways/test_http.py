@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.gateways.doors import BACK_END, ORIGIN, Doors, body_of, opened, problem_of
 from tests.gateways.echo import eventually
+from tests.gateways.peer import KEY, Response, upgrade_head
 from tocsin.engines.file_keys import FileKeys
 from tocsin.errors import STATUS, Refusal
 from tocsin.gateways import batch
@@ -478,6 +479,63 @@ async def test_what_lacks_only_the_upgrade_is_told_so(doors: Doors) -> None:
     by_query = await doors.ask("GET", f"?token={doors.token('alice')}&userId=alice", user=None)
     assert by_query.status_code == 426
     assert problem_of(await doors.ask("GET", "?ticket=unheard-of", user="alice")) == (401, "invalid_ticket", None)
+
+
+HEAD = upgrade_head()
+#: An upgrade that is odd -> what is due once it is known who asks: status, code, field.
+ODD_UPGRADES = {
+    "none": (b"GET /dvl HTTP/1.1\r\nHost: localhost\r\n\r\n", 426, "upgrade_required", None),
+    "HTTP/1.0": (HEAD.replace(b"HTTP/1.1", b"HTTP/1.0"), 426, "upgrade_required", None),
+    "another protocol": (HEAD.replace(b"Upgrade: websocket", b"Upgrade: h2c"), 426, "upgrade_required", None),
+    "two protocols": (upgrade_head(extra="Upgrade: h2c\r\n"), 426, "upgrade_required", None),
+    "no option": (HEAD.replace(b"Connection: Upgrade", b"Connection: close"), 426, "upgrade_required", None),
+    "an older version": (HEAD.replace(b"13", b"8"), 426, "upgrade_required", "Sec-WebSocket-Version"),
+    "no version": (HEAD.replace(b"Sec-WebSocket-Version", b"X"), 426, "upgrade_required", "Sec-WebSocket-Version"),
+    "two versions": (upgrade_head(extra="Sec-WebSocket-Version: 13\r\n"), 400, "bad_request", "Sec-WebSocket-Version"),
+    "no key": (HEAD.replace(b"Sec-WebSocket-Key", b"X-Key"), 400, "bad_request", "Sec-WebSocket-Key"),
+    "two keys": (upgrade_head(extra=f"Sec-WebSocket-Key: {KEY}\r\n"), 400, "bad_request", "Sec-WebSocket-Key"),
+    "an empty key": (HEAD.replace(KEY.encode(), b""), 400, "bad_request", "Sec-WebSocket-Key"),
+    "a short key": (HEAD.replace(KEY.encode(), b"AAAAAAAA"), 400, "bad_request", "Sec-WebSocket-Key"),
+    "no base64": (HEAD.replace(KEY.encode(), b"?" * 24), 400, "bad_request", "Sec-WebSocket-Key"),
+    "no key, no version": (
+        HEAD.replace(b"Sec-WebSocket-Key", b"X-Key").replace(b"13", b"8"),
+        400,
+        "bad_request",
+        "Sec-WebSocket-Key",
+    ),
+    "a body": (upgrade_head(extra="Content-Length: 1\r\n") + b"x", 400, "bad_request", "Content-Length"),
+    "chunks": (
+        upgrade_head(extra="Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n",
+        400,
+        "bad_request",
+        "Transfer-Encoding",
+    ),
+    "an expectation": (upgrade_head(extra="Expect: nothing\r\n"), 400, "bad_request", "Expect"),
+    "a target that is a URL": (HEAD.replace(b"GET /", b"GET http://localhost/"), 400, "bad_request", None),
+}
+
+
+@pytest.mark.parametrize("what", ODD_UPGRADES)
+async def test_an_odd_upgrade_is_told_what_is_odd_after_401_and_426_last(doors: Doors, what: str) -> None:
+    head, *due = ODD_UPGRADES[what]
+
+    async def answer(query: str, authorization: str) -> tuple[Response, list[object]]:
+        peer = await doors.connect()
+        sent = head.replace(b"/dvl", b"/dvl?" + query.encode()).replace(b"Host", authorization.encode() + b"Host")
+        await peer.send(sent)
+        response = await peer.response()
+        body = msgspec.json.decode(response.body)
+        return response, [response.status, body["code"], body.get("field")]
+
+    authorization = f"Authorization: Bearer {doors.token('alice')}\r\n"
+    response, told = await answer("", authorization)
+    assert told == due
+    wanted = [response.headers.get(name) for name in ("upgrade", "sec-websocket-version")]
+    assert wanted == (["websocket", "13"] if response.status == 426 else [None, None])
+    _, unknown = await answer("", "")
+    assert unknown == [401, "unauthorized", None]
+    _, forbidden = await answer("chatId=not-hers", authorization)
+    assert forbidden == ([403, "forbidden", None] if response.status == 426 else due)
 
 
 async def test_with_or_without_an_upgrade_401_comes_before_a_parameter_that_comes_twice(doors: Doors) -> None:

@@ -54,21 +54,26 @@ class Disconnected(Exception):
 
 
 class Request:
-    """One request. `rest` is what follows the path of a resource that is a tree."""
+    """One request. `rest` is what follows the path of a resource that is a tree; `version` is HTTP's, such as 1.1."""
 
-    __slots__ = ("_headers", "_query", "_receive", "id", "path", "rest")
+    __slots__ = ("_headers", "_query", "_receive", "id", "path", "rest", "version")
 
     def __init__(self, scope: Scope, receive: Receive, new_id: Callable[[], str]) -> None:
         self._headers: Final[list[Header]] = scope["headers"]
         self._query: Final[bytes] = scope["query_string"]
         self._receive: Final = receive
         self.path: Final[str] = scope["path"]
+        self.version: Final[str] = scope["http_version"]
         self.rest = ""
         self.id: Final = requested_id(self.header_values(b"x-request-id"), new_id)
 
     def header_values(self, name: bytes) -> list[str]:
         """All values of the header `name` (in lower case), one for each line."""
         return [value.decode("latin-1") for header, value in self._headers if header == name]
+
+    def headers(self) -> list[tuple[str, str]]:
+        """All headers, their names in lower case."""
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
 
     def query_pairs(self) -> list[tuple[str, str]]:
         """`a=1&b` as [("a", "1"), ("b", "")], percent-decoded as at the handshake: a `+` stays a `+`."""
@@ -270,8 +275,6 @@ def refusal_answer(refusal: Refusal, request_id: str, resource: Resource | None 
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal_headers(refusal)]
     if refusal.status == 405 and resource is not None:
         headers.append((b"allow", resource.allowed))
-    elif refusal.status == 426:
-        headers += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]  # RFC 9110 section 15.5.22
     if resource is not None and resource.refusal_header is not None:
         headers.append(resource.refusal_header(refusal))
     return Answer(status=refusal.status, body=refusal_body(refusal, request_id), headers=tuple(headers))

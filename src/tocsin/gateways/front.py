@@ -1,7 +1,8 @@
 """The one port: who comes, and whether a request is an upgrade or plain HTTP.
 
     listen -> HeadReader: a head -> an ordinary upgrade of the base path -> WebSocketConnection
-                                 -> all else, byte for byte              -> HttpConnection (uvicorn's) -> the ASGI app
+                   ^             -> all else, byte for byte              -> HttpConnection (uvicorn's) -> the ASGI app
+                   |------------- what may be an upgrade, when nothing is owed ----------|
     the tick -> Keepalive.sweep; unfinished heads and bodies are cut; who takes no answer is cut
 
 Rules:
@@ -156,6 +157,8 @@ class Front:
             timeout_keep_alive=cast("int", self.settings.idle_timeout),  # a float will do
         )
         self.config.load()
+        path = self.settings.base_path.encode()
+        self._upgrades: Final = (b"GET %b?" % path, b"GET %b " % path) if websocket is not None else ()
         self._limit = self.settings.connections or _files_for_connections()
         self._clock = clock
         self._open = 0
@@ -243,6 +246,10 @@ class Front:
             return None
         return Refusal("rate_limited", "Too many connections from this address.", retry_after=1)
 
+    def may_be_upgrade(self, begun: bytes) -> bool:
+        """Whether what begins so may be a request for where WebSockets are opened."""
+        return any(begun.startswith(start) or start.startswith(begun) for start in self._upgrades)
+
     def http_connections(self) -> tuple["HttpConnection", ...]:
         """A snapshot of the connections that uvicorn's protocol serves."""
         return cast("tuple[HttpConnection, ...]", tuple(self.uvicorn.connections))
@@ -329,7 +336,7 @@ def _unix_listener(path: Path) -> socket.socket:
 
 
 class HeadReader(asyncio.Protocol):
-    """Reads a connection's first head, then hands transport and bytes to the protocol that they are for."""
+    """Reads one head, a connection's first, then hands transport and bytes to the protocol that they are for."""
 
     __slots__ = ("_crowd", "_front", "_since", "_transport", "_unread", "peer")
 
@@ -351,6 +358,14 @@ class HeadReader(asyncio.Protocol):
         self._crowd = self._front.crowd(self.peer)
         if self._front.overcrowded(self.peer):
             self.abort()
+
+    def take_over(self, transport: asyncio.Transport, peer: str, read: bytes) -> None:
+        """Read another head, which begins with `read`, on a connection that has been counted."""
+        self._transport = transport
+        self.peer = peer
+        self._front.arrivals.add(self)
+        transport.set_protocol(self)
+        self.data_received(read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.arrivals.discard(self)
@@ -444,6 +459,18 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        if self._is_idle and self._front.may_be_upgrade(data):
+            self._give_back(data)
+        else:
+            self._parse(data)
+
+    def _give_back(self, data: bytes) -> None:
+        """Let a head be read like a connection's first: proxies keep connections, and upgrade any of them."""
+        self.connections.discard(self)
+        del self.parser  # which holds this object, too
+        HeadReader(self._front).take_over(self.transport, self._peer, data)
+
+    def _parse(self, data: bytes) -> None:
         if not self._in_body:
             self._head += len(data)
         while data and not self._ended:
@@ -469,6 +496,8 @@ class HttpConnection(HttpToolsProtocol):
             self._refusal = _head_too_large()
         elif len(self.pipeline) >= MAX_PIPELINED:
             self._refusal = Refusal("rate_limited", "Too many requests ahead of their answers.", retry_after=1)
+        elif self.parser.get_http_version() == "1.1" and len(self._header_values(b"host")) != 1:
+            self._refusal = Refusal("bad_request", "A request has one Host header.")  # RFC 9112 section 3.2
         if self._refusal is not None:
             raise httptools.HttpParserError  # stops the parser; `data_received` answers
         if self._peer and front.addresses.trusts(self._peer):
@@ -479,6 +508,11 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._since, self._in_body = None, False
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether nothing of a request is there, and no answer to one is owed."""
+        return self._since is None and not self._ended and not self._owes_answer
 
     @property
     def _owes_answer(self) -> bool:
