@@ -12,6 +12,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,7 +35,8 @@ from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.profiles.embedded import Settings
 
 PROGRAM: Final = (sys.executable, "-m", "tocsin")
-PROJECT: Final = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+ROOT: Final = Path(__file__).parent.parent
+PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CHAT: Final = "chat-abc123"
 BACKEND: Final = ("--scope", "publish:any", "--scope", "permissions:write", "--scope", "messages:read")
 #: Where this is set, a message with POISON in it fails at every try.
@@ -362,6 +364,26 @@ def test_what_somebody_has_written_cannot_steer_the_terminal(shared: Service) ->
     line = said("history", "chat-escape", "--data", shared.data)
     assert line.endswith("\\x1b[2J\\nalice  says\\x9b1m\n")
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("setting", ["port", "ops-port"])
+def test_a_port_that_is_taken_is_named_with_the_setting_that_moves_it(setting: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = str(holder.getsockname()[1])
+        ports = {"port": "0", "ops-port": "0"} | {setting: taken}
+        flags = [word for name, port in ports.items() for word in (f"--{name}", port)]
+        done = process("serve", "--data", tmp_path / "data", *flags)
+    variable = f"TOCSIN_{setting.upper().replace('-', '_')}"
+    assert (done.returncode, done.stdout) == (1, "")
+    for words in (f"127.0.0.1:{taken}", "in use", f"--{setting} ", variable):
+        assert words in done.stderr
+
+
+def test_make_run_serves_where_it_is_told(program: Callable[[str], Path]) -> None:
+    program("make")
+    wanted = ["make", "--dry-run", "run", "PORT=1", "OPS_PORT=2", "DATA=elsewhere"]
+    done = subprocess.run(wanted, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '--port 1 --ops-port 2 --data "elsewhere"' in done.stdout
 
 
 @pytest.mark.slow
