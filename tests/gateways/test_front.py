@@ -164,6 +164,19 @@ async def test_a_head_that_is_not_whole_after_10_seconds_is_answered_408(
     assert await peer.at_end()
 
 
+@pytest.mark.parametrize("sent", [b"", upgrade_head()[:-2], POST[:-2], POST + b"hell"])
+async def test_what_is_not_whole_is_cut_within_10_seconds_and_not_long_before(
+    front: Front, echo: Echo, time: Time, connect: Connect, sent: bytes
+) -> None:
+    peer = await connect()
+    await peer.send(sent)
+    await eventually(lambda: len(front.uvicorn.connections if sent.startswith(b"POST") else front.arrivals) == 1)
+    time.pass_by(9, front.sweep)
+    assert echo.refused == []
+    time.pass_by(1, front.sweep)
+    assert (await peer.response()).status == 408
+
+
 async def test_a_head_that_dribbles_is_cut_by_the_clock_itself(start_front: StartFront, connect: Connect) -> None:
     settings = FrontSettings(request_timeout=0.2)
     await start_front(settings, asyncio.get_running_loop().time)

@@ -167,7 +167,10 @@ class Front:
         self._servers: list[asyncio.Server] = []
         self._paths: list[Path] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._round = self.settings.request_timeout / 20
         self._next_round = self.keepalive.now
+        #: How old a head or body may be at a sweep. What would be too old at the next one is cut at this.
+        self.patience: Final = self.settings.request_timeout - self._round - self.keepalive.tick
 
     @property
     def now(self) -> float:
@@ -264,7 +267,7 @@ class Front:
         """Do what is due at `now`."""
         self.keepalive.sweep(now)
         if now >= self._next_round:
-            self._next_round = now + min(1.0, self.settings.request_timeout / 10)
+            self._next_round = now + self._round
             for reader in tuple(self.arrivals):
                 reader.sweep(now)
             for connection in self.http_connections():
@@ -427,7 +430,7 @@ class HeadReader(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Cut a head that takes too long."""
-        if now - self._since >= self._front.settings.request_timeout and not self._transport.is_closing():
+        if now - self._since >= self._front.patience and not self._transport.is_closing():
             self._refuse(_too_slow())
 
     def abort(self) -> None:
@@ -554,12 +557,11 @@ class HttpConnection(HttpToolsProtocol):
         if not unsent or unsent < self._unsent:
             self._moved = now
         self._unsent = unsent
-        settings = self._front.settings
-        if now - self._moved >= settings.websocket.stall_timeout:
+        if now - self._moved >= self._front.settings.websocket.stall_timeout:
             self.transport.abort()
         elif self._since is not None and self.flow.read_paused:
             self._since = now
-        elif self._since is not None and now - self._since >= settings.request_timeout:
+        elif self._since is not None and now - self._since >= self._front.patience:
             self._refuse(_too_slow())
 
 

@@ -516,7 +516,7 @@ class Keepalive:
     def _judge(self, connection: WebSocketConnection, now: float, since: float, unsent: int) -> None:
         settings = self.settings
         match connection.state:
-            case State.OPENING if now - since >= settings.authorize_timeout:
+            case State.OPENING if now - since >= settings.authorize_timeout - self.tick:  # the next would be too late
                 connection.refuse(Refusal("unavailable", "The upgrade took too long; try again.", retry_after=1))
             case State.STALLED if connection.unsent < unsent:
                 self.watch(connection)
