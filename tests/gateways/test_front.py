@@ -243,7 +243,23 @@ async def test_a_head_of_64_kib_is_read(front: Front, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\x16\x03\x01\x02\x00\x01", b"hello\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nA B: 1\r\n\r\n"]
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"hello\r\n",
+        b"hello, world",
+        b"no HTTP at all",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"BREW  /dvl HTTP/1.1\r\n",
+        b"BREW /dvl HTTP/1.1\n",
+        b"BREW " + b"x" * 8_192,
+        b"CONNECT localhost:443 HTTP/1.1\r\nHost: localhost:443\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET /dvl\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA B: 1\r\n\r\n",
+    ],
+    ids=lambda garbage: garbage[:20],
 )
 async def test_what_is_no_http_is_answered_400_at_once(front: Front, connect: Connect, garbage: bytes) -> None:
     peer = await connect()
@@ -252,6 +268,49 @@ async def test_what_is_no_http_is_answered_400_at_once(front: Front, connect: Co
     assert (response.status, code(response.body)) == (400, "bad_request")
     assert response.headers["x-request-id"] == "request-1"
     assert await peer.at_end()
+
+
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2", b"HTTP/3.0", b"HTTP/1.11", b"http/1.1"])
+@pytest.mark.parametrize("request_", [GET, POST + b"hello", upgrade_head()], ids=["GET", "POST", "upgrade"])
+async def test_another_version_of_http_is_refused(
+    front: Front, connect: Connect, version: bytes, request_: bytes
+) -> None:
+    peer = await connect()
+    await peer.send(request_.replace(b"HTTP/1.1", version))
+    response = await peer.response()
+    assert (response.status, code(response.body)) == (400, "bad_request")
+    assert b"HTTP/1.1" in response.body
+    assert await peer.at_end()
+
+
+async def test_http_1_0_is_answered_and_closed_after_it(front: Front, connect: Connect) -> None:
+    for request, body in (
+        (b"GET /dvl/messages HTTP/1.0\r\n\r\n", b""),
+        (POST.replace(b"/1.1", b"/1.0") + b"hello", b"hello"),
+    ):
+        peer = await connect()
+        await peer.send(request)
+        response = await peer.response()
+        assert (response.status, response.body, response.headers["connection"]) == (200, body, "close")
+        assert await peer.at_end()
+
+
+@pytest.mark.parametrize(
+    "method", [b"BREW", b"get", b"PUT", b"PATCH", b"PROPFIND", b"PLAY", b"SOURCE", b"CONNECT", b"PRI", b"x!~"]
+)
+@pytest.mark.parametrize("step", [1, 1_000], ids=["byte by byte", "at once"])
+async def test_a_method_that_is_not_served_reaches_the_application_by_its_name(
+    front: Front, connect: Connect, method: bytes, step: int
+) -> None:
+    peer = await connect()
+    for request in (POST, POST.replace(b"POST", method), upgrade_head("/other"), POST.replace(b"POST", method), POST):
+        whole = request + b"hello" if b"Content-Length" in request else request
+        for start in range(0, len(whole), step):
+            await peer.send(whole[start : start + step])
+        response = await peer.response()
+        assert response.status == 200
+        assert response.headers["x-method"].encode() == request.split()[0]
+        assert response.body == whole[len(request) :]
 
 
 @pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"], ids=["none", "two"])

@@ -722,9 +722,12 @@ async def test_head_is_get_without_its_body_and_options_tell_what_is_allowed(doo
     ):
         answer = await doors.ask("OPTIONS", target, user=None)
         assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")
-        refused = await doors.ask("PATCH", target, user=None)
-        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
-    assert (await doors.ask("OPTIONS", "/nothing", user=None)).status_code == 404
+        for method in ("PATCH", "BREW"):
+            refused = await doors.ask(method, target, b"x", user=None)
+            assert problem_of(refused) == (405, "method_not_allowed", None)
+            assert refused.headers["allow"] == allowed
+    for method in ("OPTIONS", "BREW"):
+        assert (await doors.ask(method, "/nothing", user=None)).status_code == 404
 
 
 async def test_only_a_listed_origin_may_read_answers(doors: Doors) -> None:

@@ -89,6 +89,7 @@ REQUESTS: Final[list[Bad]] = [
         code="method_not_allowed",
         headers=("allow",),
     ),
+    Bad(name="unknown method", head=("BREW", "/dvl/publish", TOKEN), status=405, headers=("allow",)),
     Bad(
         name="no token",
         head=("GET", f"/dvl{MESSAGES}"),

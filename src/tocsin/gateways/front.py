@@ -2,7 +2,7 @@
 
     listen -> HeadReader: a head -> an ordinary upgrade of the base path -> WebSocketConnection
                    ^             -> all else, byte for byte              -> HttpConnection (uvicorn's) -> the ASGI app
-                   |------------- what may be an upgrade, when nothing is owed ----------|
+                   |----- what may be an upgrade or a strange method, when nothing is owed ------|
     the tick -> Keepalive.sweep; unfinished heads and bodies are cut; who takes no answer is cut
 
 Rules:
@@ -20,6 +20,7 @@ import errno
 import functools
 import ipaddress
 import os
+import re
 import resource
 import socket
 import sys
@@ -41,6 +42,15 @@ from tocsin.gateways.websocket import Application, Keepalive, WebSocketConnectio
 
 MAX_PIPELINED: Final = 16
 """Requests that a client may send ahead of their answers."""
+_SERVED: Final = (b"GET ", b"POST ", b"DELETE ", b"HEAD ", b"OPTIONS ")
+"""How requests begin that the parser reads as they are."""
+_STRANGE: Final = b"PATCH"
+"""What the parser, which knows only some methods, is told instead of one that is not served. It is not, either."""
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET: Final = re.compile(rb"[!-~]*")
+_VERSIONS: Final = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
+_MAX_LINE: Final = 8_192
+"""Bytes of a request line with a method that is not served."""
 _SPARE_FILES: Final = 256
 """Descriptors that connections may not take: the store's, the logs'."""
 
@@ -382,13 +392,24 @@ class HeadReader(asyncio.Protocol):
         read = data if self._unread is None else self._unread
         end = read.find(b"\r\n\r\n", searched) + 4
         if not b"GET ".startswith(read[:4]):
-            self._hand_to_http(bytes(read))  # its parser knows at once what it is, or that it is nothing
+            self._pass_on(bytes(read))
         elif (len(read) if end < 4 else end) > self._front.settings.max_head:
             self._refuse(_head_too_large())
         elif end >= 4:
             self._decide(bytes(read), end)
         elif self._unread is None:
             self._unread = bytearray(data)
+
+    def _pass_on(self, read: bytes) -> None:
+        """To the parser, which knows at once what it is, or that it is nothing; with a method that it knows."""
+        line, complete, _ = read.partition(b"\n")
+        if read.startswith(_SERVED) or len(line) > _MAX_LINE or not _is_request_line(line + complete):
+            self._hand_to_http(read)
+        elif complete:
+            method, _, rest = read.partition(b" ")
+            self._hand_to_http(_STRANGE + b" " + rest, method.decode())
+        else:
+            self._unread = bytearray(read)
 
     def _decide(self, read: bytes, end: int) -> None:
         front = self._front
@@ -415,9 +436,9 @@ class HeadReader(asyncio.Protocol):
         self._transport.set_protocol(connection)
         connection.open(self._transport, request, request_id, early)
 
-    def _hand_to_http(self, read: bytes) -> None:
+    def _hand_to_http(self, read: bytes, method: str | None = None) -> None:
         front = self._front
-        connection = HttpConnection(front, self.peer, self._crowd)
+        connection = HttpConnection(front, self.peer, self._crowd, method)
         front.arrivals.discard(self)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
@@ -443,11 +464,12 @@ class HttpConnection(HttpToolsProtocol):
     The application must not act on a POST before it has the whole body: then a body that does not come is a 408.
     """
 
-    def __init__(self, front: Front, peer: str, refusal: Refusal | None) -> None:
+    def __init__(self, front: Front, peer: str, refusal: Refusal | None, method: str | None) -> None:
         super().__init__(front.config, front.uvicorn, {})
         self._front = front
         self._peer = peer
         self._refusal = refusal  # what the next head is answered, whatever it asks
+        self._method = method  # the next request's, if the parser was told another
         self._since: float | None = front.now  # when the head or body began that is not whole yet
         self._in_body = False
         self._head = 0  # bytes of an unfinished head, those of its first read left out
@@ -462,7 +484,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self._is_idle and self._front.may_be_upgrade(data):
+        if self._is_idle and (not data.startswith(_SERVED) or self._front.may_be_upgrade(data)):
             self._give_back(data)
         else:
             self._parse(data)
@@ -486,26 +508,28 @@ class HttpConnection(HttpToolsProtocol):
                 self._refuse(self._refusal or Refusal("bad_request", "This is not an HTTP/1.1 request."))
         if self._since is not None and not self._in_body and self._head > self._front.settings.max_head:
             self._refuse(_head_too_large())
-        if self._since is None and self.timeout_keep_alive_task is None and not self._owes_answer:
-            self._since = self._front.now  # an empty line before a head: the parser does not tell
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._since, self._head = self._front.now, 0
 
     def on_headers_complete(self) -> None:
-        front = self._front
+        front, version = self._front, self.parser.get_http_version()
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > front.settings.max_head:
             self._refusal = _head_too_large()
         elif len(self.pipeline) >= MAX_PIPELINED:
             self._refusal = Refusal("rate_limited", "Too many requests ahead of their answers.", retry_after=1)
-        elif self.parser.get_http_version() == "1.1" and len(self._header_values(b"host")) != 1:
+        elif version not in ("1.1", "1.0"):
+            self._refusal = Refusal("bad_request", "HTTP/1.1 and HTTP/1.0 are spoken here, and no other version.")
+        elif version == "1.1" and len(self._header_values(b"host")) != 1:
             self._refusal = Refusal("bad_request", "A request has one Host header.")  # RFC 9112 section 3.2
         if self._refusal is not None:
             raise httptools.HttpParserError  # stops the parser; `data_received` answers
         if self._peer and front.addresses.trusts(self._peer):
             self.scope["client"] = (front.addresses.peer(self._peer, self._header_values(b"x-forwarded-for")), 0)
         super().on_headers_complete()
+        if self._method is not None:
+            self.scope["method"], self._method = self._method, None
         self._since, self._in_body = front.now, True
 
     def on_message_complete(self) -> None:
@@ -563,6 +587,13 @@ class HttpConnection(HttpToolsProtocol):
             self._since = now
         elif self._since is not None and now - self._since >= self._front.patience:
             self._refuse(_too_slow())
+
+
+def _is_request_line(begun: bytes) -> bool:
+    """Whether it is one of HTTP/1, its end included, or may become one (RFC 9112 section 3)."""
+    method, target, version = (*begun.split(b" ", 2), b"", b"")[:3]
+    is_version = any(each.startswith(version) for each in _VERSIONS)
+    return is_version and bool(_TOKEN.fullmatch(method) and _TARGET.fullmatch(target))
 
 
 def _head_too_large() -> Refusal:
