@@ -630,6 +630,26 @@ async def test_a_query_is_read_strictly(doors: Doors, query: str, field: str) ->
     assert problem_of(await doors.ask("GET", f"/messages?{query}")) == (400, "invalid_argument", field)
 
 
+@pytest.mark.parametrize("number", ["abc", "", "-1", "1.5", "+1", "1e3", "0x1", "null", "9" * 19, "9" * 400])
+@pytest.mark.parametrize(
+    ("target", "field", "least", "most"),
+    [
+        ("/messages?chatId=a&limit=", "limit", 1, 1_000),
+        ("/permissions?chatId=a&limit=", "limit", 1, 1_000),
+        ("/messages?chatId=a&fromSequence=", "fromSequence", 0, 10**18 - 1),
+        ("/messages?chatId=a&toSequence=", "toSequence", 0, 10**18 - 1),
+        ("?chatId=a&lastSequence=", "lastSequence", 0, 10**18 - 1),
+    ],
+)
+async def test_a_wrong_number_is_told_which_it_is_and_what_is_allowed(
+    doors: Doors, target: str, field: str, least: int, most: int, number: str
+) -> None:
+    for wrong in (number, str(least - 1), str(most + 1)):
+        answer = await doors.ask("GET", f"{target}{wrong}")
+        assert problem_of(answer) == (400, "invalid_argument", field)
+        assert body_of(answer)["message"] == f"{field} must be a whole number from {least} to {most}."
+
+
 async def test_odd_times_that_are_times_are_taken(doors: Doors) -> None:
     for time in ("0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59.999999999-23:59", "2026-01-01t00:00:00z"):
         for name in ("fromTimestamp", "toTimestamp"):

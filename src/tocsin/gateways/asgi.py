@@ -20,7 +20,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from tocsin import strict_json
-from tocsin.errors import Refusal, invalid
+from tocsin.errors import Refusal, invalid, no_number
 from tocsin.gateways.handshake import refusal_body, refusal_headers, requested_id
 
 T = TypeVar("T")
@@ -131,13 +131,13 @@ def _unknown_parameter(name: str) -> Refusal:
 class Query(Generic[T]):
     """A query string -> a record, as strictly as a body: a JSON object is made of it, and decoded like one."""
 
-    __slots__ = ("_decoder", "_integers", "_names")
+    __slots__ = ("_bounds", "_decoder", "_names")
 
     def __init__(self, shape: type[T]) -> None:
         fields = msgspec.inspect.type_info(shape).fields  # type: ignore[attr-defined]  # of a Struct's info
         self._decoder: Final = msgspec.json.Decoder(shape)
         self._names: Final = frozenset(field.encode_name for field in fields)
-        self._integers: Final = frozenset(field.encode_name for field in fields if _holds_integer(field.type))
+        self._bounds: Final = {field.encode_name: found for field in fields if (found := _bounds(field.type))}
 
     def decode(self, request: Request) -> T:
         """Raises `invalid_argument`, with the parameter as its field, for one that is unknown, repeated or wrong."""
@@ -147,17 +147,29 @@ class Query(Generic[T]):
                 raise _unknown_parameter(name)
             if name in values:
                 raise invalid(name, "This parameter may be given once.")
-            is_number = name in self._integers and value.isascii() and value.isdigit() and len(value) <= 18
-            values[name] = int(value) if is_number else value
+            bounds = self._bounds.get(name)
+            values[name] = value if bounds is None else _whole_number(name, value, *bounds)
         return strict_json.decode(msgspec.json.encode(values), self._decoder)
 
 
-def _holds_integer(kind: msgspec.inspect.Type) -> bool:
+def _bounds(kind: msgspec.inspect.Type) -> tuple[int, int] | None:
+    """The least and the most of an integer, which must have both; None for another type."""
     if isinstance(kind, msgspec.inspect.Metadata):
         kind = kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
-        return any(_holds_integer(member) for member in kind.types)
-    return isinstance(kind, msgspec.inspect.IntType)
+        return next(filter(None, map(_bounds, kind.types)), None)
+    if not isinstance(kind, msgspec.inspect.IntType):
+        return None
+    assert kind.ge is not None, "a number that a stranger sends has bounds"
+    assert kind.le is not None, "the same"
+    return kind.ge, kind.le
+
+
+def _whole_number(name: str, text: str, least: int, most: int) -> int:
+    """Digits alone: no sign, no point, no other alphabet's."""
+    if text.isascii() and text.isdigit() and len(text) <= 18 and least <= int(text) <= most:
+        return int(text)
+    raise no_number(name, least, most)
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
