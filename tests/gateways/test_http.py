@@ -435,6 +435,8 @@ async def test_a_connection_is_shown_written_to_and_closed(doors: Doors) -> None
         return problem_of(answer)[:2], answer.headers["x-amzn-errortype"]
 
     assert await refused("POST", b"x" * 131_073) == ((413, "message_too_large"), "PayloadTooLargeException")
+    for nothing in (None, b""):
+        assert await refused("POST", nothing) == ((400, "bad_request"), "BadRequestException")
     assert await refused("POST", b"\xff") == ((400, "unsupported_data"), "BadRequestException")
     assert await refused("POST", b"x", "alice") == ((403, "forbidden"), "ForbiddenException")
     assert await refused("PUT", b"x") == ((405, "method_not_allowed"), "BadRequestException")
@@ -442,8 +444,8 @@ async def test_a_connection_is_shown_written_to_and_closed(doors: Doors) -> None
     assert (closed.status_code, closed.content) == (204, b"")
     assert "content-length" not in closed.headers
     assert await peer.close_code() == 1000
-    for method in ("POST", "GET", "DELETE"):
-        assert await refused(method) == ((410, "gone"), "GoneException")
+    for method, body in (("POST", b"x"), ("GET", None), ("DELETE", None)):
+        assert await refused(method, body) == ((410, "gone"), "GoneException")
 
 
 # -- order, credentials, form ------------------------------------------------------------------------------------------

@@ -224,6 +224,8 @@ class HttpApi:
     async def _send_to_connection(self, identity: Identity, request: Request) -> Answer:
         body = await request.body(MAX_MESSAGE_BYTES)
         request.refuse_query()
+        if not body:
+            raise Refusal("bad_request", "There is nothing to send: the body is what the connection gets.")
         try:
             body.decode()
         except UnicodeDecodeError:
