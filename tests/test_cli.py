@@ -170,6 +170,9 @@ class Service:
         self.output = self._process.communicate(timeout=DEADLINE_S)[0]
         return self._process.returncode
 
+    def log(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
     def close(self) -> None:
         if self._process is not None:
             with self._process:  # closes its pipes
@@ -541,7 +544,10 @@ def test_dead_letters_are_listed_shown_replayed_and_purged(service: Service) -> 
     for text in ("POISON 1", "fine", "POISON 2"):
         said("publish", CHAT, text, "--type", "fifo", *data)
     eventually(lambda: said("dlq", "list", "--json", *data).count("\n") == 2)
-    first, second = (line.split()[0] for line in said("dlq", "list", *data).splitlines()[1:])
+    (first, queue), (second, _) = (line.split()[:2] for line in said("dlq", "list", *data).splitlines()[1:])
+    assert {
+        name for line in service.log() if "message is dead" in line for name in re.findall(r"queue=(\w+)", line)
+    } == {queue}
     shown = msgspec.json.decode(said("dlq", "show", first, "--json", *data), type=dict[str, object])
     assert (shown["chatId"], shown["sequenceNumber"], shown["attempts"]) == (CHAT, 1, 3)
     assert "POISON 1" in said("dlq", "show", first, *data)
