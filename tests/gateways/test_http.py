@@ -554,12 +554,18 @@ async def test_with_or_without_an_upgrade_401_comes_before_a_parameter_that_come
     assert await both(twice) == (401, "unauthorized", None)
     assert await both(f"token=a.b.c&{twice}") == (401, "invalid_token", None)
     assert await both("ticket=x&ticket=x") == (401, "invalid_ticket", None)
-    assert await both(f"token=a.b.c&token={token}") == (401, "invalid_token", None), "the first counts"
+    assert await both(f"ticket=x&ticket=y&token={token}") == (401, "invalid_ticket", None)
+    for first in ("a.b.c", "", "x" * 9_000):
+        assert await both(f"token={first}&token={token}") == (401, "invalid_token", None), "the first counts"
+    old = doors.token("alice", ago=7_200)
+    assert await both(f"token={old}&token={token}") == (401, "token_expired", None), "the first counts"
     for doubled, field in (
         (twice, "userId"),
         ("epoch=a&epoch=a", "epoch"),
         ("chatId=a&lastSequence=1&lastSequence=1", "lastSequence"),
         (f"token={token}", "token"),
+        ("token=a.b.c", "token"),
+        ("token=", "token"),
         ("chatId=not-hers&userId=bob&epoch=a&epoch=b", "epoch"),
     ):
         assert await both(f"token={token}&{doubled}") == (400, "invalid_argument", field)
