@@ -18,10 +18,14 @@ from tests.gateways.doors import NO_TLS
 from tests.gateways.echo import Echo, Time, count_ids, echo_body, eventually
 from tests.gateways.peer import close, text, upgrade_head
 from tocsin.errors import Refusal
+from tocsin.gateways.addresses import Addresses
 from tocsin.gateways.frames import TEXT
-from tocsin.gateways.front import MAX_PIPELINED, Addresses, Front, FrontSettings
+from tocsin.gateways.front import Front
 from tocsin.gateways.handshake import UpgradeRequest
-from tocsin.gateways.websocket import Accepted, WebSocketSettings
+from tocsin.gateways.http_connection import MAX_PIPELINED
+from tocsin.gateways.keepalive import WebSocketSettings
+from tocsin.gateways.port import PortSettings
+from tocsin.gateways.websocket import Accepted
 
 POST = b"POST /dvl/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
 GET = b"GET /dvl/messages HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -178,7 +182,7 @@ async def test_what_is_not_whole_is_cut_within_10_seconds_and_not_long_before(
 
 
 async def test_a_head_that_dribbles_is_cut_by_the_clock_itself(start_front: StartFront, connect: Connect) -> None:
-    settings = FrontSettings(request_timeout=0.2)
+    settings = PortSettings(request_timeout=0.2)
     await start_front(settings, asyncio.get_running_loop().time)
     peer = await connect()
     await peer.send(b"GET /dvl HTTP/1.1\r\n")
@@ -363,6 +367,25 @@ async def test_requests_far_ahead_of_their_answers_are_not_taken(
     assert await peer.at_end()
 
 
+@pytest.mark.parametrize("method", [b"POST", b"BREW"])
+async def test_who_takes_no_answer_gets_no_more_of_them(front: Front, connect: Connect, method: bytes) -> None:
+    peer = await connect(receive_buffer=4_096)
+    request = POST.replace(b"POST", method).replace(b"5", b"50000") + b"x" * 50_000
+
+    def is_stuck() -> bool:
+        (connection,) = front.http_connections()
+        waits = connection.flow.write_paused and connection.cycle is not None and not connection.cycle.response_complete
+        return waits or connection.transport.is_closing()
+
+    for count in range(200):
+        await peer.send(request)
+        await eventually(lambda: front.uvicorn.total_requests > count or is_stuck())  # noqa: B023 - asked at once
+        if is_stuck():
+            break
+    assert is_stuck()
+    assert front.http_connections()[0].transport.get_write_buffer_size() < 1_000_000
+
+
 async def test_a_body_that_the_application_does_not_read_is_not_called_slow(
     held: tuple[Front, asyncio.Event], time: Time, connect: Connect
 ) -> None:
@@ -397,7 +420,7 @@ async def test_a_client_that_takes_no_answer_is_cut_after_30_seconds(
 
 
 async def test_an_idle_connection_is_closed(start_front: StartFront, connect: Connect) -> None:
-    await start_front(FrontSettings(idle_timeout=0.1))
+    await start_front(PortSettings(idle_timeout=0.1))
     peer = await connect()
     await peer.send(GET)
     assert (await peer.response()).status == 200
@@ -411,7 +434,7 @@ async def test_each_refusal_that_is_answered_here_is_told_once_by_code(
         raise Refusal("unauthorized", "Who are you?")
 
     echo.door = door
-    front = await start_front(FrontSettings(connections_per_address=2))
+    front = await start_front(PortSettings(connections_per_address=2))
     for sent, status in (
         (b"hello\r\n", 400),
         (b"GET /dvl HTTP/1.1\r\nA: " + b"x" * 65_536, 431),
@@ -441,7 +464,7 @@ async def test_each_refusal_that_is_answered_here_is_told_once_by_code(
 
 
 async def test_an_address_has_so_many_connections_and_no_more(start_front: StartFront, connect: Connect) -> None:
-    front = await start_front(FrontSettings(connections_per_address=2))
+    front = await start_front(PortSettings(connections_per_address=2))
     first, second, third, fourth, fifth = [await connect() for _ in range(5)]
     assert (await first.upgrade()).status == 101
     await second.send(GET)
@@ -460,7 +483,7 @@ async def test_an_address_has_so_many_connections_and_no_more(start_front: Start
 
 
 async def test_connections_do_not_take_the_last_file(start_front: StartFront, connect: Connect) -> None:
-    await start_front(FrontSettings(connections=1))
+    await start_front(PortSettings(connections=1))
     first, second = await connect(), await connect()
     assert (await first.upgrade()).status == 101
     assert await second.at_end()
@@ -469,7 +492,7 @@ async def test_connections_do_not_take_the_last_file(start_front: StartFront, co
 async def test_behind_a_trusted_proxy_the_client_is_who_it_says(
     start_front: StartFront, echo: Echo, connect: Connect
 ) -> None:
-    settings = FrontSettings(trusted_proxies=("127.0.0.0/8", "10.0.0.0/8"), connections_per_address=1)
+    settings = PortSettings(trusted_proxies=("127.0.0.0/8", "10.0.0.0/8"), connections_per_address=1)
     front = await start_front(settings)
     forwarded = "X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-For: 10.1.2.3\r\n"
     peer = await connect()
@@ -592,7 +615,7 @@ async def test_a_name_may_have_an_address_that_this_machine_does_not_have(admin:
 async def test_the_sockets_buffer_is_small_enough_for_a_slow_reader_to_show(
     start_front: StartFront, echo: Echo, connect: Connect
 ) -> None:
-    await start_front(FrontSettings(send_buffer=65_536, websocket=WebSocketSettings(max_message=10)))
+    await start_front(PortSettings(send_buffer=65_536, websocket=WebSocketSettings(max_message=10)))
     peer = await connect()
     await peer.upgrade()
     connection, _ = await echo.next("opened")

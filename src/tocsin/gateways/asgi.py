@@ -4,23 +4,21 @@
 
 Rules:
 - 404, then 405, then what the handler refuses, in docs/wire.md's order: 401, 413 and 415, 400, 403, 429, 409, 5xx.
-- Nothing is done before the whole body is there: a handler reads it first (front.py answers 408 in its place).
+- Nothing is done before the whole body is there: a handler reads it first (else http_connection.py answers 408).
 - Every answer has X-Request-Id. What is no Refusal is a defect: 500, and of it only kind and place are logged.
 - An Origin is allowed if it stands on the list, letter for letter; none does by default.
 """
 
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import PurePath
 from typing import Final, Generic, TypeVar
 from urllib.parse import unquote
 
 import msgspec
-import structlog
 from starlette.types import Receive, Scope, Send
 
 from tocsin import strict_json
 from tocsin.errors import Refusal, invalid, no_number
+from tocsin.gateways.defects import log_defect
 from tocsin.gateways.handshake import refusal_body, refusal_headers, requested_id
 
 T = TypeVar("T")
@@ -34,8 +32,6 @@ RETRY_SECONDS: Final = 1
 PREFLIGHT_SECONDS: Final = 600
 ALLOWED_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id"
 EXPOSED_HEADERS: Final = b"X-Request-Id, Retry-After"
-
-_log: Final = structlog.get_logger("tocsin.gateways")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -211,7 +207,7 @@ class Shell:
         self._allowed_origins: Final = allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http", "front.py lets nothing else through"
+        assert scope["type"] == "http", "http_connection.py lets nothing else through"
         method: str = scope["method"]
         request = Request(scope, receive, self._new_id)
         resource = self._find(request)
@@ -224,7 +220,7 @@ class Shell:
             return
         except Exception as error:  # noqa: BLE001 - a defect is answered 500, like anywhere
             self._refused("internal")
-            _log_failure(error, request.id)
+            log_defect("request failed", error, request_id=request.id)
             defect = Refusal("internal", "The service failed; what became of the request is not known.")
             answer = refusal_answer(defect, request.id, resource)
         await send({"type": "http.response.start", "status": answer.status, "headers": self._headers(answer, request)})
@@ -290,10 +286,3 @@ def refusal_answer(refusal: Refusal, request_id: str, resource: Resource | None 
     if resource is not None and resource.refusal_header is not None:
         headers.append(resource.refusal_header(refusal))
     return Answer(status=refusal.status, body=refusal_body(refusal, request_id), headers=tuple(headers))
-
-
-def _log_failure(error: Exception, request_id: str) -> None:
-    """What kind and where, not its text, which may quote the request."""
-    lines = traceback.extract_tb(error.__traceback__)[-5:]
-    at = [f"{PurePath(line.filename).name}:{line.lineno} {line.name}" for line in lines]
-    _log.error("request failed", request_id=request_id, error=type(error).__name__, at=at)

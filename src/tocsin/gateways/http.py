@@ -263,7 +263,7 @@ class HttpApi:
         return self._document
 
     async def _connect(self, request: Request) -> Answer:
-        """Here comes what front.py found to be no ordinary upgrade. It is refused like one; 426 comes last."""
+        """Here comes what head_reader.py found to be no ordinary upgrade. It is refused like one; 426 comes last."""
         upgrade = UpgradeRequest(path=request.path, query=request.query_pairs(), headers=request.headers(), key="")
         wanted, _ = read_connect_request(upgrade)
         fault = upgrade_fault(upgrade, request.version)

@@ -30,10 +30,11 @@ from tocsin.gateways.admin import AdminApi
 from tocsin.gateways.conversation import Conversations
 from tocsin.gateways.cursors import Cursors
 from tocsin.gateways.frames import text_frame
-from tocsin.gateways.front import Front, FrontSettings
+from tocsin.gateways.front import Front
 from tocsin.gateways.http import HttpApi
+from tocsin.gateways.keepalive import WebSocketSettings
 from tocsin.gateways.ops import OpsApi
-from tocsin.gateways.websocket import WebSocketSettings
+from tocsin.gateways.port import PortSettings
 from tocsin.identity import Keys, KeySource, KeysUnusable, TokenCheck, TokenRules
 from tocsin.service import Service
 
@@ -145,7 +146,7 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
         api,
         conversations,
         new_id=new_id,
-        settings=FrontSettings(
+        settings=PortSettings(
             base_path=settings.base_path,
             trusted_proxies=settings.trusted_proxy,
             connections_per_address=settings.connections_per_address,
