@@ -508,6 +508,24 @@ async def test_behind_a_trusted_proxy_the_client_is_who_it_says(
     await eventually(lambda: not front.addresses._counts)
 
 
+async def test_an_ipv6_stranger_has_a_network_of_64_bits(start_front: StartFront, echo: Echo, connect: Connect) -> None:
+    front = await start_front(PortSettings(connections_per_address=2, trusted_proxies=("127.0.0.1",)))
+    peers = []
+    for address, status in (
+        ("2001:db8::1", 101),
+        ("2001:db8::ffff:0:0:2", 101),
+        ("2001:db8:0:0:3::", 429),
+        ("2001:db8:0:1::1", 101),
+        ("2001:db8::1", 429),
+    ):
+        peers.append(await connect())
+        assert (await peers[-1].upgrade(extra=f"X-Forwarded-For: {address}\r\n")).status == status, address
+    assert [peer for _, peer in echo.requests] == ["2001:db8::1", "2001:db8::ffff:0:0:2", "2001:db8:0:1::1"]
+    for gone in peers:
+        gone.vanish()
+    await eventually(lambda: not front.addresses._counts)
+
+
 async def test_a_stranger_cannot_say_who_it_is(front: Front, echo: Echo, connect: Connect) -> None:
     await (await connect()).upgrade(extra="X-Forwarded-For: 192.0.2.7\r\n")
     assert echo.requests[0][1] == "127.0.0.1"

@@ -4,13 +4,17 @@
 
 Rules:
 - what a client says of its address counts for nothing; what a trusted proxy says of whom it heard from does;
-- a proxy's own connections are nobody's.
+- a proxy's own connections are nobody's;
+- an IPv6 stranger is a network of 64 bits: whoever has one address has all of its.
 """
 
 import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import Final
+
+_STRANGER_BITS: Final = 64
+"""Of an IPv6 address: what one client gets from its provider, at the least."""
 
 
 class Addresses:
@@ -20,6 +24,7 @@ class Addresses:
         self._networks: Final = tuple(ipaddress.ip_network(network) for network in trusted)
         self._counts: Final[dict[str, int]] = {}
         self.trusts: Final = functools.lru_cache(4_096)(self._trusts)
+        self._stranger_of: Final = functools.lru_cache(4_096)(self._find_stranger)
 
     def _trusts(self, address: str) -> bool:
         ip = _ip(address)
@@ -39,16 +44,30 @@ class Addresses:
         return address
 
     def enter(self, address: str) -> None:
-        self._counts[address] = self._counts.get(address, 0) + 1
+        stranger = self._stranger_of(address)
+        if stranger is not None:
+            self._counts[stranger] = self._counts.get(stranger, 0) + 1
 
     def leave(self, address: str) -> None:
-        self._counts[address] -= 1
-        if not self._counts[address]:
-            del self._counts[address]
+        stranger = self._stranger_of(address)
+        if stranger is not None:
+            self._counts[stranger] -= 1
+            if not self._counts[stranger]:
+                del self._counts[stranger]
 
     def count(self, address: str) -> int:
-        """How many connections a stranger's address has; a proxy's, or a unix socket's, are nobody's: 0."""
-        return 0 if not address or self.trusts(address) else self._counts.get(address, 0)
+        """How many connections the stranger has whose address it is."""
+        stranger = self._stranger_of(address)
+        return 0 if stranger is None else self._counts.get(stranger, 0)
+
+    def _find_stranger(self, address: str) -> str | None:
+        """As whom an address is counted; None is nobody: a proxy, or a unix socket's peer."""
+        if not address or self.trusts(address):
+            return None
+        ip = _ip(address)
+        if ip is None or ip.version == 4:
+            return address
+        return str(ipaddress.IPv6Network((int(ip), _STRANGER_BITS), strict=False))
 
 
 def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
