@@ -431,6 +431,29 @@ def test_a_token_that_others_can_read_is_warned_of(shared: Service) -> None:
     assert done.stderr == f"tocsin: others can read the token in {path}; run: chmod 600 {path}\n"
 
 
+@pytest.mark.slow
+def test_the_key_is_rotated_by_hand_as_the_guide_says(service: Service, program: Callable[[str], Path]) -> None:
+    program("openssl")
+    service.start()
+    guide = (ROOT / "docs" / "authorization.md").read_text()
+    (commands,) = re.findall(r"```bash\n(umask 077\n.*?)```", guide, re.DOTALL)
+    before = said("token", "--data", service.data, "--user", "alice").strip()
+    subprocess.run(["sh", "-e"], input=commands, cwd=service.data.parent, capture_output=True, text=True, check=True)
+    after = said("token", "--data", service.data, "--user", "alice").strip()
+    assert before.partition(".")[0] != after.partition(".")[0], "another key"
+
+    def counts(token: str) -> bool:
+        return tocsin("permissions", "--user", "alice", "--url", service.url, TOCSIN_TOKEN=token).returncode == 0
+
+    eventually(lambda: counts(after))
+    assert counts(before)
+    (service.data / "keys" / "signing-0001.pem").unlink()
+    service.stop()
+    service.start()
+    assert counts(after)
+    assert not counts(before)
+
+
 # -- messages and permissions ------------------------------------------------------------------------------------------
 
 
