@@ -2,6 +2,7 @@
 
     front -> parse_upgrade -> WebSocketConnection -> Application.authorize -> accept_response | refusal_response
                            -> None: uvicorn's protocol reads the same bytes, and the HTTP application answers
+                              with `upgrade_fault`, unless it has something to say before it
 
 Rules:
 - Only what is ordinary in every byte is an upgrade. Whatever is odd (a folded line, a second Host, a body, another
@@ -31,6 +32,8 @@ _HEAD: Final = re.compile(
 """A request line in origin form, then the fields (RFC 9112 sections 3.2.1 and 5), and not a byte beside them."""
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """Base64 of 16 bytes: of the last digit only two bits count, the others are 0 (RFC 4648 section 3.5)."""
+PROTOCOL_VERSION: Final = "13"
+"""Of the protocol that RFC 6455 describes; it is the only one."""
 _PRINTABLE: Final = re.compile(r"[ -~]{1,128}")
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _ONCE: Final = frozenset(("host", "upgrade", "sec-websocket-key", "sec-websocket-version", "content-length"))
@@ -89,13 +92,46 @@ def parse_upgrade(head: bytes) -> UpgradeRequest | None:
     if (
         "host" not in once
         or once.get("upgrade", "").lower() != "websocket"
-        or once.get("sec-websocket-version") != "13"
+        or once.get("sec-websocket-version") != PROTOCOL_VERSION
         or once.get("content-length", "0") != "0"
         or _KEY.fullmatch(key) is None
         or "upgrade" not in _elements(value.lower() for name, value in headers if name == "connection")
     ):
         return None
     return UpgradeRequest(path=path.decode(), query=_pairs(query or b""), headers=headers, key=key)
+
+
+def upgrade_fault(request: UpgradeRequest, version: str) -> Refusal:
+    """Why a request for where WebSockets are opened is not an ordinary upgrade; `version` is the HTTP version.
+
+    426 if it is none, or one of another version of the protocol; 400 if it is badly made (section 4.2.1).
+    """
+    values = request.header_values
+    options = _elements(value.lower() for value in values("connection"))
+    if version != "1.1" or [value.lower() for value in values("upgrade")] != ["websocket"] or "upgrade" not in options:
+        wanted = "GET, HTTP/1.1, Upgrade: websocket, Connection: Upgrade"
+        return Refusal("upgrade_required", f"This is where WebSockets are opened, and this is no upgrade ({wanted}).")
+    keys, versions = values("sec-websocket-key"), values("sec-websocket-version")
+    if len(keys) != 1 or _KEY.fullmatch(keys[0]) is None:
+        return _badly_made("Sec-WebSocket-Key", "An upgrade has one key, of 16 bytes in base64.")
+    if len(versions) > 1:
+        return _badly_made("Sec-WebSocket-Version", "This header may be given once.")
+    for name in sorted(_NEVER):
+        if values(name):
+            return _badly_made(name.title(), "An upgrade may not have this header.")
+    if values("content-length") not in ([], ["0"]):
+        return _badly_made("Content-Length", "An upgrade has no body.")
+    if versions != [PROTOCOL_VERSION]:
+        return Refusal(
+            "upgrade_required",
+            f"Only version {PROTOCOL_VERSION} of the WebSocket protocol is spoken here.",
+            field="Sec-WebSocket-Version",
+        )
+    return _badly_made(None, "An upgrade's target is /path?query, and it waits for the answer to an earlier request.")
+
+
+def _badly_made(header: str | None, sentence: str) -> Refusal:
+    return Refusal("bad_request", sentence, field=header)
 
 
 def _elements(values: Iterable[str]) -> list[str]:
@@ -132,12 +168,14 @@ def accept_response(key: str, subprotocol: str | None, request_id: str) -> bytes
 
 
 def refusal_headers(refusal: Refusal) -> list[tuple[str, str]]:
-    """The headers that a refusal asks for, at every door: Retry-After in whole seconds, WWW-Authenticate at 401."""
+    """The headers that a refusal asks for, at every door: when to come back, what to bring along, what to ask for."""
     headers = []
     if refusal.retry_after is not None:
         headers.append(("Retry-After", str(math.ceil(refusal.retry_after))))
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         headers.append(("WWW-Authenticate", "Bearer"))
+    elif refusal.status == HTTPStatus.UPGRADE_REQUIRED:  # RFC 9110 section 15.5.22, RFC 6455 section 4.4
+        headers += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", PROTOCOL_VERSION)]
     return headers
 
 

@@ -15,7 +15,7 @@ COUNTERS: Final[dict[metrics.Counter, tuple[str, str]]] = {
     "deliveries": ("Messages handed to connections.", ""),
     "drops": ("Messages that slow readers were told of by gap.", ""),
     "refusals": ("Refusals, by code.", "code"),
-    "dead_letters": ("Messages that died, by dead-letter queue.", "queue"),
+    "dead_letters": ("Messages that died, by queue.", "queue"),
     "replays": ("Dead letters that were put back.", ""),
     "connects": ("Connections that were opened.", ""),
     "disconnects": ("Connections that ended.", ""),
