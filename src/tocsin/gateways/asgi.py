@@ -67,9 +67,12 @@ class Request:
         """All values of the header `name` (in lower case), one for each line."""
         return [value.decode("latin-1") for header, value in self._headers if header == name]
 
-    def headers(self) -> list[tuple[str, str]]:
-        """All headers, their names in lower case."""
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
+    def headers(self) -> dict[str, list[str]]:
+        """The values of each header, its name in lower case."""
+        headers: dict[str, list[str]] = {}
+        for name, value in self._headers:
+            headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+        return headers
 
     def query_pairs(self) -> list[tuple[str, str]]:
         """`a=1&b` as [("a", "1"), ("b", "")], percent-decoded as at the handshake: a `+` stays a `+`."""

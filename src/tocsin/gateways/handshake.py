@@ -16,7 +16,7 @@ import binascii
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
@@ -38,6 +38,8 @@ _PRINTABLE: Final = re.compile(r"[ -~]{1,128}")
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _ONCE: Final = frozenset(("host", "upgrade", "sec-websocket-key", "sec-websocket-version", "content-length"))
 _NEVER: Final = frozenset(("transfer-encoding", "trailer", "expect"))
+_NONE: Final = ("",)
+_NO_BODY: Final = ("0",)
 
 
 class UpgradeRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,20 +49,18 @@ class UpgradeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: str
-    query: list[tuple[str, str]]
-    headers: list[tuple[str, str]]
+    query: Sequence[tuple[str, str]]
+    headers: Mapping[str, Sequence[str]]
     key: str
 
     def header(self, name: str) -> str | None:
         """The first value of the header `name` (in lower case), None without one."""
-        for header, value in self.headers:
-            if header == name:
-                return value
-        return None
+        values = self.headers.get(name)
+        return values[0] if values else None
 
-    def header_values(self, name: str) -> list[str]:
+    def header_values(self, name: str) -> Sequence[str]:
         """All values of the header `name` (in lower case), one for each line."""
-        return [value for header, value in self.headers if header == name]
+        return self.headers.get(name, ())
 
     def subprotocols(self) -> list[str]:
         """What the client offers, in the order of its preference (section 4.1)."""
@@ -76,29 +76,32 @@ def parse_upgrade(head: bytes) -> UpgradeRequest | None:
     if match is None:
         return None
     path, query, fields = match.groups()
-    headers = []
-    once: dict[str, str] = {}
+    headers: dict[str, list[str]] = {}
     for line in fields.decode("latin-1")[:-2].split("\r\n"):
         name, _, value = line.partition(":")
         name, value = name.lower(), value.strip(" \t")
-        headers.append((name, value))
-        if name in _ONCE:
-            if name in once:
-                return None
-            once[name] = value
-        elif name in _NEVER:
+        if name not in headers:
+            headers[name] = [value]
+        elif name in _ONCE:
             return None
-    key = once.get("sec-websocket-key", "")
+        else:
+            headers[name].append(value)
+    (key,) = headers.get("sec-websocket-key", _NONE)
     if (
-        "host" not in once
-        or once.get("upgrade", "").lower() != "websocket"
-        or once.get("sec-websocket-version") != PROTOCOL_VERSION
-        or once.get("content-length", "0") != "0"
+        "host" not in headers
+        or headers.get("upgrade", _NONE)[0].lower() != "websocket"
+        or headers.get("sec-websocket-version", _NONE)[0] != PROTOCOL_VERSION
+        or headers.get("content-length", _NO_BODY)[0] != "0"
+        or not _NEVER.isdisjoint(headers)
         or _KEY.fullmatch(key) is None
-        or "upgrade" not in _elements(value.lower() for name, value in headers if name == "connection")
+        or not _asks_to_upgrade(headers.get("connection", ()))
     ):
         return None
     return UpgradeRequest(path=path.decode(), query=_pairs(query or b""), headers=headers, key=key)
+
+
+def _asks_to_upgrade(connection: Sequence[str]) -> bool:
+    return "upgrade" in _elements([value.lower() for value in connection])
 
 
 def upgrade_fault(request: UpgradeRequest, version: str) -> Refusal:
@@ -107,8 +110,10 @@ def upgrade_fault(request: UpgradeRequest, version: str) -> Refusal:
     426 if it is none, or one of another version of the protocol; 400 if it is badly made (section 4.2.1).
     """
     values = request.header_values
-    options = _elements(value.lower() for value in values("connection"))
-    if version != "1.1" or [value.lower() for value in values("upgrade")] != ["websocket"] or "upgrade" not in options:
+    is_upgrade = [value.lower() for value in values("upgrade")] == ["websocket"] and _asks_to_upgrade(
+        values("connection")
+    )
+    if version != "1.1" or not is_upgrade:
         wanted = "GET, HTTP/1.1, Upgrade: websocket, Connection: Upgrade"
         return Refusal("upgrade_required", f"This is where WebSockets are opened, and this is no upgrade ({wanted}).")
     keys, versions = values("sec-websocket-key"), values("sec-websocket-version")
@@ -119,9 +124,9 @@ def upgrade_fault(request: UpgradeRequest, version: str) -> Refusal:
     for name in sorted(_NEVER):
         if values(name):
             return _badly_made(name.title(), "An upgrade may not have this header.")
-    if values("content-length") not in ([], ["0"]):
+    if list(values("content-length")) not in ([], ["0"]):
         return _badly_made("Content-Length", "An upgrade has no body.")
-    if versions != [PROTOCOL_VERSION]:
+    if list(versions) != [PROTOCOL_VERSION]:
         return Refusal(
             "upgrade_required",
             f"Only version {PROTOCOL_VERSION} of the WebSocket protocol is spoken here.",
@@ -151,7 +156,7 @@ def _pairs(query: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def requested_id(values: list[str], new_id: Callable[[], str]) -> str:
+def requested_id(values: Sequence[str], new_id: Callable[[], str]) -> str:
     """The client's own X-Request-Id if there is one, of 1-128 printable ASCII characters; else a new one."""
     return values[0] if len(values) == 1 and _PRINTABLE.fullmatch(values[0]) else new_id()
 

@@ -113,7 +113,7 @@ class SqliteMessages:
             page.add_done_callback(lambda _: self._pages.pop(wanted, None))
         return await asyncio.shield(page)  # who goes away takes it from nobody else
 
-    def _read_numbers(self, chat: Chat, first: int, last: int, limit: int) -> "asyncio.Future[Page]":
+    def _read_numbers(self, chat: Chat, first: int, last: int, limit: int) -> asyncio.Future[Page]:
         parameters: dict[str, apsw.SQLiteValue] = {
             "chat_key": chat.key,
             "from": first,
