@@ -68,8 +68,8 @@ class Request:
         return [value.decode("latin-1") for header, value in self._headers if header == name]
 
     def headers(self) -> list[tuple[str, str]]:
-        """All headers, their names in lower case."""
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
+        """All headers as the handshake has them: names in lower case, values without the blanks around them."""
+        return [(name.decode("latin-1"), value.decode("latin-1").strip(" \t")) for name, value in self._headers]
 
     def query_pairs(self) -> list[tuple[str, str]]:
         """`a=1&b` as [("a", "1"), ("b", "")], percent-decoded as at the handshake: a `+` stays a `+`."""
