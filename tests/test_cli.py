@@ -403,6 +403,25 @@ def test_a_connection_ends_when_a_setting_says_so(service: Service, setting: str
     assert closed.value.rcvd.code == 1001
 
 
+@pytest.mark.slow
+def test_a_tail_goes_on_when_its_connection_has_reached_its_age(service: Service) -> None:
+    data = ("--data", service.data)
+    service.start("--connection-life", "1s")
+    token = said("token", *data, "--user", "alice").strip()
+    with contextlib.closing(Tail(CHAT, "--from", 1, *data)) as tail:
+        for text in ("one", "two", "three"):
+            said("publish", CHAT, text, "--type", "fifo", *data)
+            assert tail.read(1) == [text]
+            with (
+                connect(f"ws{service.url.removeprefix('http')}?token={token}") as younger,
+                pytest.raises(ConnectionClosedOK),  # and so the tail's was closed before
+            ):
+                younger.recv(timeout=DEADLINE_S)
+        _, rest, complaint = tail.interrupt()
+    assert rest == ""
+    assert "lost: 1001 The connection has reached its age; open another one; the next try" in complaint
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 
@@ -547,6 +566,8 @@ def test_a_restored_folder_begins_a_new_epoch_and_one_that_is_held_does_not(tmp_
     for nothing in (data, tmp_path):
         assert "not the folder of a service" in complained(1, "restore", "--data", nothing)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "tocsin.db").touch()
+    assert "nothing was put back" in complained(1, "restore", "--data", tmp_path)
     with contextlib.closing(DataFolder(data)) as held:
         assert "held by another" in complained(1, "restore", "--data", data)
     first = said("restore", "--data", data)

@@ -1,10 +1,12 @@
 """The front over real sockets: what goes where, what is cut, who is counted, how it ends."""
 
 import asyncio
+import contextlib
 import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import httpx
 import msgspec
@@ -122,6 +124,46 @@ async def test_a_request_that_comes_byte_by_byte_is_whole(front: Front, connect:
             await peer.send(bytes((byte,)))
         response = await peer.response()
         assert (response.status, response.body) == answer
+
+
+PIECES = [
+    POST + b"hello",
+    POST.replace(b"POST", b"BREW") + b"hello",
+    POST.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n",
+    GET,
+    GET.replace(b"GET", b"PRI"),
+    GET.replace(b"1.1", b"1.0"),
+    upgrade_head(),
+    upgrade_head("/other"),
+    upgrade_head().replace(b"13", b"8"),
+    text("hello"),
+    b"\r\n",
+    b"G",
+    b"PO",
+    b"\x16\x03",
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_comes_in_whatever_pieces_raises_nothing_and_is_forgotten_with_its_connection(
+    front: Front, connect: Connect, seed: int
+) -> None:
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+    random = Random(seed)
+    for _ in range(60):
+        peer = await connect()
+        stream = b"".join(random.choices(PIECES, k=random.randint(1, 6)))
+        with contextlib.suppress(OSError):  # hung up, as it may be
+            while stream:
+                size = random.choice((1, 20, 1_000))
+                await peer.send(stream[:size])
+                stream = stream[size:]
+                await asyncio.sleep(0)
+        peer.vanish()
+    await eventually(lambda: not front.addresses._counts)
+    assert (len(front.arrivals), len(front.uvicorn.connections), len(front.keepalive)) == (0, 0, 0)
+    assert raised == []
 
 
 @pytest.fixture

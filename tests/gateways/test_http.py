@@ -488,6 +488,12 @@ HEAD = upgrade_head()
 ODD_UPGRADES = {
     "none": (b"GET /dvl HTTP/1.1\r\nHost: localhost\r\n\r\n", 426, "upgrade_required", None),
     "HTTP/1.0": (HEAD.replace(b"HTTP/1.1", b"HTTP/1.0"), 426, "upgrade_required", None),
+    "an older version, and blanks": (
+        HEAD.replace(b"13", b"8").replace(b"==", b"== \t"),
+        426,
+        "upgrade_required",
+        "Sec-WebSocket-Version",
+    ),
     "another protocol": (HEAD.replace(b"Upgrade: websocket", b"Upgrade: h2c"), 426, "upgrade_required", None),
     "two protocols": (upgrade_head(extra="Upgrade: h2c\r\n"), 426, "upgrade_required", None),
     "no option": (HEAD.replace(b"Connection: Upgrade", b"Connection: close"), 426, "upgrade_required", None),

@@ -68,10 +68,10 @@ class Request:
         return [value.decode("latin-1") for header, value in self._headers if header == name]
 
     def headers(self) -> dict[str, list[str]]:
-        """The values of each header, its name in lower case."""
+        """All headers as the handshake has them: names in lower case, values without the blanks around them."""
         headers: dict[str, list[str]] = {}
         for name, value in self._headers:
-            headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+            headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1").strip(" 	"))
         return headers
 
     def query_pairs(self) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@
 Rules:
 - An error is answered here only if nothing else is owed an answer: a 4xx says that nothing was done, and an earlier
   request on the same connection may be doing it.
-- A connection is given back only between two requests, with nothing owed and nothing stuck: who is not read by the
-  peer would else be forgotten to be so.
+- A connection is given back only between two requests, with nothing owed and nothing stuck: else it would be forgotten
+  that the peer does not read.
 """
 
 from collections.abc import Callable

@@ -87,6 +87,11 @@ class PrometheusMetrics:
 
     def expose(self) -> bytes:
         """The text format of Prometheus."""
+        self.settle()
+        return generate_latest(self.registry)
+
+    def settle(self) -> None:
+        """What was counted goes to the registry."""
         for counter, counted in self._counted.items():
             for label, amount in counted.items():
                 (self._counters[counter].labels(label) if label else self._counters[counter]).inc(amount)
@@ -94,4 +99,3 @@ class PrometheusMetrics:
         for gauge, levels in self._levels.items():
             for label, level in levels.items():
                 (self._gauges[gauge].labels(label) if label else self._gauges[gauge]).set(level)
-        return generate_latest(self.registry)
