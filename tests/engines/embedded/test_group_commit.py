@@ -3,6 +3,8 @@
 import asyncio
 import shutil
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import apsw
@@ -14,8 +16,10 @@ from tests.manual_clock import turns
 from tocsin.bus import Receipt
 from tocsin.components.message_retrieval import Range
 from tocsin.engines.embedded import group_commit
+from tocsin.engines.embedded.draft import Answer
 from tocsin.engines.embedded.engine import EmbeddedEngine, EmbeddedSettings
 from tocsin.errors import Refusal
+from tocsin.message import Publication
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE
 
 
@@ -24,26 +28,31 @@ def commits(harness: EmbeddedHarness) -> float:
     return harness.embedded.metrics.registry.get_sample_value("tocsin_commit_batch_size_count") or 0.0
 
 
-class Held:
-    """A job that holds its transaction open just before COMMIT, in the writer's thread, until it is told to go on."""
+@asynccontextmanager
+async def held_open(
+    harness: EmbeddedHarness, *publications: Publication, failure: Exception | None = None
+) -> AsyncIterator[list[asyncio.Future[list[Answer]]]]:
+    """While the body runs, a transaction with these, each an append of its own, stands just before its COMMIT.
 
-    def __init__(self, failure: Exception | None = None) -> None:
-        """With a `failure` the whole transaction ends in it."""
-        self._failure = failure
-        self._is_reached = threading.Event()
-        self._may_go_on = threading.Event()
+    With a `failure` it then ends in that.
+    """
+    is_reached, may_go_on = threading.Event(), threading.Event()
 
-    def __call__(self, connection: apsw.Connection) -> None:
-        self._is_reached.set()
-        assert self._may_go_on.wait(60), "a test has left a transaction open"
-        if self._failure is not None:
-            raise self._failure
+    def hold(connection: apsw.Connection) -> None:
+        is_reached.set()
+        may_go_on.wait()
+        if failure is not None:
+            raise failure
 
-    async def reached(self) -> None:
-        assert await asyncio.to_thread(self._is_reached.wait, 60)
-
-    def go_on(self) -> None:
-        self._may_go_on.set()
+    commits = harness.embedded.bus.commits
+    publishing = [commits.append([publication]) for publication in publications]
+    holding = commits.write(hold)
+    await asyncio.to_thread(is_reached.wait)
+    try:
+        yield publishing
+    finally:
+        may_go_on.set()
+        await asyncio.gather(holding, return_exceptions=True)
 
 
 async def test_what_arrives_together_is_committed_together(bare: EmbeddedHarness) -> None:
@@ -52,15 +61,11 @@ async def test_what_arrives_together_is_committed_together(bare: EmbeddedHarness
 
 
 async def test_what_arrives_during_a_commit_goes_into_the_next_one(bare: EmbeddedHarness) -> None:
-    held = Held()
-    first = bare.embedded.bus.commits.append([bare.publication("c1")])
-    holding = bare.embedded.bus.commits.write(held)
-    await held.reached()
-    others = [asyncio.ensure_future(bare.publish(f"c{index}")) for index in range(20)]
-    await turns()
-    assert not first.done()
-    held.go_on()
-    await asyncio.gather(first, holding, *others)
+    async with held_open(bare, bare.publication("c1")) as publishing:
+        others = [asyncio.ensure_future(bare.publish(f"c{index}")) for index in range(20)]
+        await turns()
+        assert not publishing[0].done()
+    await asyncio.gather(*publishing, *others)
     assert commits(bare) == 2
 
 
@@ -75,21 +80,17 @@ async def test_until_a_commit_has_come_back_nobody_is_told_of_what_it_brings(
     alice = await stand.member("alice", "c1")
     await stand.publish("c1", "one")
     await stand.settle()
-    held = Held(failure)
-    publishing = stand.embedded.bus.commits.append([stand.publication("c1", "two")])
-    holding = stand.embedded.bus.commits.write(held)
-    await held.reached()
-    late, back = await stand.connect("alice", "c1"), await stand.connect("alice")
-    await back.subscribe("c1", last=0)
-    history = await stand.service.message_retrieval.retrieve(
-        alice.identity, Range(chat_id="c1", limit=10, ascending=False)
-    )
-    assert await stand.head("c1") == history.head.sequence == 1
-    assert len(history.page.bodies) == len(await stand.numbered("c1")) == 1
-    assert [client.of_type("subscribed")[0]["headSequence"] for client in (late, back)] == [1, 1]
-    assert not publishing.done()
-    held.go_on()
-    (answer,), _ = await asyncio.gather(publishing, asyncio.wait([holding]))
+    async with held_open(stand, stand.publication("c1", "two"), failure=failure) as (publishing,):
+        late, back = await stand.connect("alice", "c1"), await stand.connect("alice")
+        await back.subscribe("c1", last=0)
+        history = await stand.service.message_retrieval.retrieve(
+            alice.identity, Range(chat_id="c1", limit=10, ascending=False)
+        )
+        assert await stand.head("c1") == history.head.sequence == 1
+        assert len(history.page.bodies) == len(await stand.numbered("c1")) == 1
+        assert [client.of_type("subscribed")[0]["headSequence"] for client in (late, back)] == [1, 1]
+        assert not publishing.done()
+    (answer,) = await publishing
     assert isinstance(answer, Receipt) is (failure is None)
     await stand.settle()
     numbers = [1, 2] if failure is None else [1]
@@ -184,13 +185,9 @@ async def test_a_role_is_asked_for_anew_when_it_is_unknown_what_became_of_its_ch
 
 
 async def test_a_publisher_who_has_gone_away_costs_the_others_nothing(bare: EmbeddedHarness) -> None:
-    held = Held()
-    first, second = [bare.embedded.bus.commits.append([bare.publication("c1", number)]) for number in (1, 2)]
-    holding = bare.embedded.bus.commits.write(held)
-    await held.reached()
-    first.cancel()
-    held.go_on()
-    await asyncio.gather(second, holding)
+    async with held_open(bare, *[bare.publication("c1", number) for number in (1, 2)]) as (first, second):
+        first.cancel()
+    await second
     await bare.publish("c1", 3)
     assert [row["payload"]["content"] for row in await bare.history("c1")] == [1, 2, 3]
 
