@@ -57,7 +57,7 @@ async def test_nothing_acknowledged_is_lost_where_it_is_killed(
         for nth in times:
             service.spawn(f"{failpoint}=kill@{nth}{others}")
             assert await service.ended(20) == -9
-        assert await service.start(others[1:]) <= 2.0, "ready within 2 s after kill -9"
+        await service.come_back(others[1:])
         await traffic.run_until(100)
         breaches = await traffic.finish()
     assert breaches == []
@@ -92,7 +92,7 @@ async def test_nothing_is_lost_when_it_is_killed_while_it_recovers(service: Serv
         service.kill()
         service.spawn("start.mid_recovery=kill@1")
         assert await service.ended(20) == -9
-        assert await service.start() <= 2.0, "ready within 2 s after kill -9"
+        await service.come_back()
         await traffic.run_until(100)
         breaches = await traffic.finish()
     assert breaches == []
@@ -107,6 +107,6 @@ async def test_nothing_is_lost_when_it_is_killed_at_any_moment(service: Service,
         for _ in range(6):
             await traffic.run_until(chance.randrange(1, 300))
             service.kill()
-            assert await service.start() <= 2.0, "ready within 2 s after kill -9"
+            await service.come_back()
         breaches = await traffic.finish()
     assert breaches == []
