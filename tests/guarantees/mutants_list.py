@@ -55,13 +55,14 @@ MUTANTS: Final = [
         edits=(
             ('parameters["tail"] = str(tail[-limit:])', 'parameters["tail"] = "[]"'),
             (
-                "return Page(bodies=_split(joined), next=following)",
-                f"""await self._clock.sleep(0.5)
-        late = [each.position for each in chat.unmoved if each.sequence and first <= each.sequence <= last]
+                "return await asyncio.shield(page)  # who goes away takes it from nobody else",
+                f"""joined = (await asyncio.shield(page)).bodies
+        await self._clock.sleep(0.5)
+        late = [row[0] for row in chat.unmoved if row[2] and first <= row[2] <= last]
         rest = await self._reads.run(lambda connection: {_LOG_ROWS})
-        known = set(_split(joined))
-        bodies = [*_split(joined), *(body for (body,) in rest if body not in known)][:limit]
-        return Page(bodies=bodies, next=following if len(bodies) < limit else str(first + limit))""",
+        known = set(joined)
+        bodies = [*joined, *(body for (body,) in rest if body not in known)][:limit]
+        return Page(bodies=bodies, next=None if len(bodies) < limit else str(first + limit))""",
             ),
         ),
         test=WHOLE,
