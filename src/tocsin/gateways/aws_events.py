@@ -11,6 +11,8 @@ Rules:
   number or a list a text. Every form is read; none is relied on.
 - A body is bytes from here on, as it came, so that the strict scan sees what was sent.
 - An authorizer may hand on texts, numbers and booleans, 8 KB in all: the chats of the URL as JSON text, no more.
+
+Long because AWS's dicts, in and out, are known here and nowhere else.
 """
 
 import re
@@ -260,7 +262,7 @@ def read_upgrade(event: Event) -> Upgrade:
         request=UpgradeRequest(
             path="",
             query=_pairs(query, found.query_string_parameters),
-            headers=_headers(found.multi_value_headers, found.headers),
+            headers=_by_name(_headers(found.multi_value_headers, found.headers)),
             key="",
         ),
         request_id=context.request_id or "",
@@ -411,6 +413,13 @@ def _pairs(many: _Many, one: _One) -> list[tuple[str, str]]:
 
 def _headers(many: _Many, one: _One) -> list[tuple[str, str]]:
     return [(name.lower(), value) for name, value in _pairs(many, one)]
+
+
+def _by_name(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for name, value in headers:
+        values.setdefault(name, []).append(value)
+    return values
 
 
 def _query(many: _Many, one: _One) -> bytes:
