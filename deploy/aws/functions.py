@@ -113,7 +113,7 @@ FUNCTIONS: Final = (
     Function(
         name="p2pWebSocketPublisher",
         timeout=10,
-        allows=(*_PUBLISH, _READ_ROLES, _dynamodb("ReadConnection", "GetItem", CONNECTION_TABLE), _POST),
+        allows=(*_PUBLISH, _READ_ROLES, _dynamodb("ReadConnection", "GetItem", CONNECTION_TABLE)),
     ),
     Function(
         name="a2pHttpPublisher",

@@ -113,16 +113,16 @@ class SocketDoor:
 
     async def connect(self, upgrade: Upgrade) -> str | Refusal | None:
         """The subprotocol to answer with, if one was offered."""
+        verdict = upgrade.verdict
+        if isinstance(verdict, Refusal):
+            return verdict  # the authorizer has counted it
         try:
-            return await self._connect(upgrade)
+            return await self._connect(upgrade, verdict)
         except Refusal as refusal:
             self._metrics.count("refusals", label=refusal.code)
             return refusal
 
-    async def _connect(self, upgrade: Upgrade) -> str | None:
-        verdict = upgrade.verdict
-        if isinstance(verdict, Refusal):
-            raise verdict
+    async def _connect(self, upgrade: Upgrade, verdict: Admission | None) -> str | None:
         if verdict is None:
             raise Refusal("unauthorized", "A token or a ticket is needed.")
         wanted, subprotocol = read_connect_request(upgrade.request)

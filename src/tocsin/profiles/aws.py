@@ -248,8 +248,10 @@ async def websocket_authorizer(parts: Parts, event: Event) -> Result:
 @EntryPoint
 async def connection_handler(parts: Parts, event: Event) -> Result:
     if aws_events.is_minute(event):
-        await parts.service.connection_handler.expire()
-        await parts.each_minute()
+        try:
+            await parts.service.connection_handler.expire()
+        finally:
+            await parts.each_minute()
         return {}
     match aws_events.read_socket_event(event):
         case Frame() as frame:
