@@ -320,6 +320,25 @@ async def test_the_chats_of_the_url_are_heard_from_the_upgrade_on(stand: Functio
     assert alice.of_type("subscribed") == [], "nothing runs after an upgrade: the client's first frame is sync"
 
 
+@pytest.mark.slow
+async def test_a_fan_out_during_the_upgrade_loses_nobody(make_stage: Callable[[], Stage], files: FileKeys) -> None:
+    """Its row is written, the upgrade has not ended: API Gateway says 410, and that is no reason to forget it."""
+    async with started(AwsFunctions(make_stage(), files)) as functions:
+        await functions.grant("alice", "c1", "member")
+        query = f"token={functions.token('alice')}&chatId=c1"
+        assert await functions.upgrade(query) == {"statusCode": 200}
+        await functions.publish("c1", "too early")
+        await functions.settle()
+        assert ("POST", CONNECTION) in functions.api.asked
+        alice = Client(CONNECTION, identity("alice"), functions)
+        functions.attach(alice)
+        await functions.publish("c1", "in time")
+        await functions.settle()
+        heard = [frame["payload"]["content"] for frame in alice.of_type("message")]
+        assert heard[-1] == "in time"
+        assert functions.numbers(alice, "c1")[-1] == 2
+
+
 async def test_a_subprotocol_is_answered_with_and_may_bring_the_token(stand: Functions) -> None:
     offer = [("Sec-WebSocket-Protocol", f"tocsin.v1, bearer.{stand.token('alice')}")]
     answer = await stand.upgrade("", offer)
