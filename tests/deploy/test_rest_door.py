@@ -92,6 +92,22 @@ def test_a_preflight_is_answered_as_text_from_the_list(plain: Assembly, dev: Ass
                 assert listed == ["https://app.example.com", "http://localhost:3000"]
 
 
+def test_head_is_where_get_is(plain: Assembly) -> None:
+    served: dict[str, set[str]] = {}
+    for method in plain.of("AWS::ApiGateway::Method"):
+        path = plain.behind(method.properties["ResourceId"]).properties["PathPart"]
+        served.setdefault(path, set()).add(method.properties["HttpMethod"])
+    assert served == {
+        "publish": {"POST", "OPTIONS"},
+        "batch": {"POST", "OPTIONS"},
+        "messages": {"GET", "HEAD", "OPTIONS"},
+        "permissions": {"GET", "HEAD", "POST", "DELETE", "OPTIONS"},
+        "tickets": {"POST", "OPTIONS"},
+        "metrics": {"POST", "OPTIONS"},
+        "openapi.json": {"GET", "HEAD", "OPTIONS"},
+    }
+
+
 def test_rest_takes_access_tokens_only_a_persons_and_a_back_ends(plain: Assembly) -> None:
     authorizer = plain.one("AWS::ApiGateway::Authorizer").properties
     assert (authorizer["Type"], authorizer["AuthorizerResultTtlInSeconds"]) == ("COGNITO_USER_POOLS", 0)

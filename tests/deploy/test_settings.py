@@ -1,11 +1,13 @@
 """What whoever deploys decides: taken as given, or refused with a sentence that says what would do."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from deploy.aws.functions import BY_NAME
 from deploy.aws.settings import Domain, parse
+from tests.test_docs import named, table
 
 MAIL = ("--alarm-email", "ops@example.com")
 CERTIFICATE = "arn:aws:acm:eu-west-1:111122223333:certificate/a"
@@ -17,6 +19,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default one, relative to where the command runs."""
     (tmp_path / "build" / "functions" / "tocsin").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+
+
+def test_every_flag_is_in_the_checklist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    listed = named(table("docs/aws-deployment-checklist.md", "## Settings"))
+    assert set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"} == listed
 
 
 def test_one_flag_is_enough() -> None:

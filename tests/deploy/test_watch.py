@@ -1,6 +1,7 @@
 """Who is told when something is wrong: alarms to a topic that somebody reads, and one page to look at."""
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from deploy.aws.assembly import Assembly
 from deploy.aws.functions import FUNCTIONS
 from tests.deploy.views import subscriptions
+from tests.test_docs import table
 from tocsin.engines.aws.schema import TABLES
 
 pytestmark = pytest.mark.slow
@@ -90,3 +92,11 @@ def test_one_page_shows_doors_bus_functions_and_tables(plain: Assembly) -> None:
     assert shown == {"AWS/ApiGateway", "AWS/SNS", "AWS/SQS", "AWS/Lambda", "AWS/DynamoDB"}
     text = json.dumps(page)
     assert all(f'"{table.name}"' in text for table in TABLES)
+
+
+def test_the_page_says_of_every_alarm_what_to_do(plain: Assembly) -> None:
+    rows = [row[0].strip("`") for row in table("docs/aws-stack.md", "## Alarms")]
+    names = [str(each.properties["AlarmName"]).removeprefix("tocsin-") for each in plain.of("AWS::CloudWatch::Alarm")]
+    for name in names:
+        assert len([row for row in rows if fnmatchcase(name, row)]) == 1, name
+    assert all(any(fnmatchcase(name, row) for name in names) for row in rows)
