@@ -218,6 +218,11 @@ async def test_the_document_needs_no_token_and_describes_what_is_served_on_aws(s
     assert described == {(method, f"/dvl{path}") for method, path in REST_ROUTES}
 
 
+async def test_a_head_is_a_get_without_its_body(stand: Functions) -> None:
+    status, headers, body = await stand.rest("metric-collector", "HEAD", "/openapi.json", claims=None)
+    assert (status, headers["content-type"], body) == (200, "application/json", {})
+
+
 async def test_metrics_are_taken(stand: Functions) -> None:
     metrics = {"metrics": [{"name": "gaps", "value": 1}]}
     status, _, _ = await stand.rest("metric-collector", "POST", "/metrics", metrics)
