@@ -16,12 +16,15 @@ from typing import Any, Final
 
 import boto3
 import msgspec
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from deploy.aws.assembly import LOGGING, SERVICE, Assembly
 
-#: Types that the emulator's CloudFormation refuses a whole stack for.
-REFUSED: Final = ("AWS::ApiGatewayV2::RouteResponse",)
+#: What the emulator's CloudFormation refuses a whole stack for: a type, or one with a certain property.
+REFUSED: Final = (
+    ("AWS::ApiGatewayV2::RouteResponse", None),
+    ("AWS::CloudWatch::Alarm", "Metrics"),
+)
 BOOTSTRAP: Final = "/cdk-bootstrap/hnb659fds/version"
 
 
@@ -69,10 +72,14 @@ def withdraw(prefix: str = "") -> None:
     cloudformation.get_waiter("stack_delete_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
 
 
+def is_refused(resource: dict[str, Any]) -> bool:
+    return any(resource["Type"] == kind and (name is None or name in resource["Properties"]) for kind, name in REFUSED)
+
+
 def adapted(template: dict[str, Any], url: str) -> dict[str, Any]:
     changed = deepcopy(template)
     changed["Resources"] = {
-        name: resource for name, resource in changed["Resources"].items() if resource["Type"] not in REFUSED
+        name: resource for name, resource in changed["Resources"].items() if not is_refused(resource)
     }
     for resource in changed["Resources"].values():
         if resource["Type"] == "AWS::Lambda::Function":
@@ -126,19 +133,26 @@ def _settle(name: str, template: str) -> dict[str, str]:
     try:
         cloudformation.describe_stacks(StackName=name)
     except ClientError:
-        done, outcome = "CREATE_COMPLETE", "stack_create_complete"
+        outcome = "stack_create_complete"
         cloudformation.create_stack(EnableTerminationProtection=True, **wanted)
     else:
-        done, outcome = "UPDATE_COMPLETE", "stack_update_complete"
+        outcome = "stack_update_complete"
         try:
             cloudformation.update_stack(**wanted)
         except ClientError as error:
             if "No updates are to be performed" not in str(error):
                 raise
-            done = ""
-    if done:
+            return _outputs(name)
+    try:
         cloudformation.get_waiter(outcome).wait(StackName=name, WaiterConfig={"Delay": 1})
-    (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
-    if done and stack["StackStatus"] != done:
-        raise RuntimeError(f"{name} is {stack['StackStatus']}")
+    except WaiterError as error:
+        events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+        failed = [event for event in events if event["ResourceStatus"].endswith("FAILED")]
+        said = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}" for event in failed]
+        raise RuntimeError(f"{name} could not be made: {'; '.join(said)}") from error
+    return _outputs(name)
+
+
+def _outputs(name: str) -> dict[str, str]:
+    (stack,) = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}

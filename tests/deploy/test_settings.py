@@ -54,6 +54,7 @@ def test_a_domain_comes_with_its_certificate() -> None:
         ([], "the following arguments are required: --alarm-email"),
         (["--alarm-email", "nobody"], "'nobody' is not an e-mail address"),
         ([*MAIL, "--prefix", "Dev"], "'Dev' is not at most 20 of a-z, 0-9 and hyphens, with a hyphen last"),
+        ([*MAIL, "--prefix", "my-aws-"], "without aws, amazon, cognito"),
         ([*MAIL, "--region", "Ireland"], "'Ireland' is not a Region like eu-west-1"),
         ([*MAIL, "--rest-domain", "api.example.com"], "--rest-domain and --rest-certificate belong together"),
         ([*MAIL, "--rest-domain", "api"], "'api' is not a domain name"),

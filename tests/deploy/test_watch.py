@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def alarms(assembly: Assembly, metric: str) -> list[dict[str, Any]]:
     made = [alarm.properties for alarm in assembly.of("AWS::CloudWatch::Alarm")]
-    return [alarm for alarm in made if alarm["MetricName"] == metric]
+    return [alarm for alarm in made if alarm.get("MetricName") == metric]
 
 
 def watched(assembly: Assembly, metric: str) -> dict[str, float]:
@@ -68,6 +68,18 @@ def test_functions_that_fail_are_throttled_or_slow_are_alarms(plain: Assembly) -
     assert watched(plain, "Errors") == watched(plain, "Throttles") == dict.fromkeys(functions, 0)
     assert watched(plain, "Duration") == {name: 800 * each["Timeout"] for name, each in functions.items()}
     assert {each["ExtendedStatistic"] for each in alarms(plain, "Duration")} == {"p99"}
+
+
+def test_tables_that_refuse_are_alarms(plain: Assembly) -> None:
+    asked: dict[str, set[str]] = {}
+    for alarm in plain.of("AWS::CloudWatch::Alarm"):
+        for each in alarm.properties.get("Metrics", []):
+            if "MetricStat" in each:
+                metric = each["MetricStat"]["Metric"]
+                (dimension,) = metric["Dimensions"]
+                asked.setdefault(metric["MetricName"], set()).add(dimension["Value"])
+    names = {table.name for table in TABLES}
+    assert asked == {"ReadThrottleEvents": names, "WriteThrottleEvents": names}
 
 
 def test_the_metrics_of_a_websocket_stage_are_asked_for_as_they_are_counted(plain: Assembly) -> None:
