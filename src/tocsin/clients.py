@@ -23,6 +23,13 @@ LEEWAY_MILLISECONDS: Final = 30_000
 EXPIRY_WARNING_MILLISECONDS: Final = 60_000 + LEEWAY_MILLISECONDS
 
 
+def gap_frame(chat_id: str, first: int | None, last: int, unnumbered: int = 0) -> bytes:
+    """What a connection has not been and will not be sent: these numbers, and so many messages without one."""
+    numbers = "" if first is None else f',"from":{first},"to":{last}'
+    plain = f',"unnumbered":{unnumbered}' if unnumbered else ""
+    return f'{{"type":"gap","chatId":"{chat_id}"{numbers}{plain}}}'.encode()
+
+
 class Socket(Protocol):
     """One upgraded connection, as a gateway hands it to a hub."""
 
@@ -73,7 +80,8 @@ class Connections(Protocol):
         ...
 
     async def expiring(self, now: int) -> Sequence[Connection]:
-        """Each connection twice: 60 s before its token's `exp`, and when the token has ended."""
+        """Each connection once 60 s before its token's `exp`, and when the token has ended. Where a connection outlives
+        whoever asks it is named again until it is closed, so that none is forgotten with him."""
         ...
 
     async def subscribe(self, connection_id: str, chat_ids: Sequence[str]) -> Sequence[Subscription | Refusal]:
@@ -95,8 +103,9 @@ class Connections(Protocol):
         """Ends the subscription after what was due before; whether there was one."""
         ...
 
-    async def of_user(self, user_id: str, chat_id: str) -> Sequence[str]:
-        """The user's connections that listen to the chat."""
+    async def revoke(self, user_id: str, chat_id: str) -> Sequence[str]:
+        """Ends the user's subscriptions to the chat after what was due before; the connections that had them. Where a
+        connection outlives whoever asks it is named again when this is repeated: perhaps nobody has told it."""
         ...
 
     async def audience(self, chat_ids: Collection[str]) -> Mapping[str, Listeners]:

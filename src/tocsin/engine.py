@@ -21,6 +21,7 @@ Strength = Literal[
     "no_repeat",
     "frames_at_connect",
     "close_codes",
+    "holds_sockets",
     "gap_frames",
     "pipelined_order",
     "history_at_once",

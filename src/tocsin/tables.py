@@ -91,8 +91,8 @@ class Permissions(Protocol):
         """Leaves a tombstone; a repeated one finds it. Refusals: `forbidden`, `last_owner`, `not_found`."""
         ...
 
-    async def fence(self, user_id: str, chat_id: str, sequence: int) -> None:
-        """Completes a tombstone."""
+    async def fence(self, user_id: str, chat_id: str, sequence: int) -> int:
+        """Completes a tombstone. The fence that stands: of two revocations that run at once the first one's."""
         ...
 
     async def of_user(self, user_id: str, *, after: str | None, limit: int) -> PermissionPage: ...

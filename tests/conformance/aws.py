@@ -1,6 +1,11 @@
-"""The AWS engine's stand: DynamoDB, SNS and SQS of the emulator, a pump and a management API of our own."""
+"""The AWS engine's stand: DynamoDB, SNS and SQS of the emulator, a pump and a management API of our own.
 
+A client that reads nothing is one for which API Gateway has no time (429), until it reads on.
+"""
+
+import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from tests.conformance.event_source import EventSources
 from tests.conformance.harness import Client, Harness, Options
@@ -11,11 +16,16 @@ from tocsin.engines.aws.engine import AwsEngine
 from tocsin.engines.file_keys import FileKeys
 from tocsin.failpoints import Failpoints
 
+#: In seconds.
+MINUTE: Final = 60.0
+
 
 class AwsHarness(Harness):
     """A frame is its payload. A crash loses what was in flight, and SQS hands it over again at once."""
 
     aws: AwsEngine
+    many = 1
+    asked_each = 60_000
 
     def __init__(self, stage: Stage, files: FileKeys) -> None:
         super().__init__(files)
@@ -46,18 +56,45 @@ class AwsHarness(Harness):
         await super().settle()
 
     async def processed(self) -> None:
-        """The queues' depths are asked for again and again, since no time may pass."""
-        while any(depth.waiting for depth in await self.engine.bus.depths()):
-            pass
+        """Time passes: who is busy is posted to again."""
+        await self.clock.run(self.engine.bus.drain())
 
     def attach(self, client: Client) -> None:
         self.api.attach(client)
 
     def stall(self, connection_id: str) -> None:
-        self.api.stall(connection_id)
+        self.api.busy.add(connection_id)
 
     def resume(self, connection_id: str) -> None:
-        self.api.resume(connection_id)
+        self.api.busy.discard(connection_id)
+
+    async def lose(self, client: Client) -> None:
+        self.api.lose(client.connection_id)
+        await self.engine.connections.close([client.connection_id])
+
+    async def told(self) -> None:
+        self.clock.advance(MINUTE)
+        await self.clock.run(self.minute())
+
+    # The minute's job, in place of the service's clocks
+
+    def _start_clocks(self) -> None:
+        self._minutes = asyncio.ensure_future(self._each_minute())
+
+    async def _stop_clocks(self) -> None:
+        self._minutes.cancel()
+        await asyncio.gather(self._minutes, return_exceptions=True)
+        if not self._minutes.cancelled():
+            self._minutes.result()
+
+    async def _each_minute(self) -> None:
+        while True:
+            await self.clock.sleep(MINUTE)
+            await self.minute()
+
+    async def minute(self) -> None:
+        await self.service.connection_handler.expire()
+        await self.aws.each_minute()
 
     def split(self, frames: bytes) -> Sequence[bytes]:
         return [frames]

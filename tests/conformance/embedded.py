@@ -63,6 +63,12 @@ class EmbeddedHarness(Harness):
     def resume(self, connection_id: str) -> None:
         self.embedded.hub.resumed(connection_id)
 
+    async def lose(self, client: Client) -> None:
+        await self.engine.connections.close([client.connection_id])
+
+    async def told(self) -> None:
+        """At once."""
+
     def split(self, frames: bytes) -> Sequence[bytes]:
         payloads = []
         while frames:

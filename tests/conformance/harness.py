@@ -19,6 +19,7 @@ import msgspec
 from tests.manual_clock import STEP, ManualClock, turns
 from tocsin.bus import Bus, Consumer, DeadLetter, Depth, Receipt
 from tocsin.clients import Connection
+from tocsin.components.connection_handler import ReplayLimits
 from tocsin.engine import Engine
 from tocsin.engines.file_keys import RULES, FileKeys
 from tocsin.errors import Refusal
@@ -44,6 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_user: int = 100
     chats_per_connection: int = 300
     claim_capacity: int = 10_000
+    replay_messages: int = 10_000
     failpoints: str = ""
 
 
@@ -145,6 +147,10 @@ class Harness(ABC):
 
     engine: Engine
     service: Service
+    #: A hundredth of the messages that a test may publish where it needs many.
+    many: int = 100
+    #: How often it is asked whose token ends, in milliseconds.
+    asked_each: int = 1_000
 
     def __init__(self, files: FileKeys) -> None:
         self.clock = ManualClock()
@@ -181,8 +187,23 @@ class Harness(ABC):
     def resume(self, connection_id: str) -> None: ...
 
     @abstractmethod
+    async def lose(self, client: Client) -> None:
+        """Its connection has ended, and the engine is told."""
+
+    @abstractmethod
+    async def told(self) -> None:
+        """Returns when who reads on has been told what he missed."""
+
+    @abstractmethod
     def split(self, frames: bytes) -> Sequence[bytes]:
         """The payloads of one write."""
+
+    def _start_clocks(self) -> None:
+        """Ended tokens, expired messages."""
+        self.service.start()
+
+    async def _stop_clocks(self) -> None:
+        await self.service.stop()
 
     # Its lives
 
@@ -195,20 +216,25 @@ class Harness(ABC):
         self._is_started = True
         if consumers is None:
             tokens = TokenCheck(await Keys.open(self.files, print, self.clock.now()), RULES)
-            self.service = Service(self.engine, tokens, chats_per_connection=self.options.chats_per_connection)
+            self.service = Service(
+                self.engine,
+                tokens,
+                chats_per_connection=self.options.chats_per_connection,
+                replay=ReplayLimits(messages=self.options.replay_messages),
+            )
         else:
             for queue in QUEUES:
                 spare = self.engine.messages.store if queue is MESSAGE_STORAGE_QUEUE else _drop
                 self.engine.bus.consume(queue, consumers.get(queue, spare))
         self._begin()
         if consumers is None:
-            self.service.start()
+            self._start_clocks()
 
     async def stop(self) -> None:
         if self._is_started:
             self._is_started = False
             if self._consumers is None:
-                await self.service.stop()
+                await self._stop_clocks()
             await self._close()
 
     async def restart(
@@ -223,7 +249,7 @@ class Harness(ABC):
         consumers = self._consumers if consumers is None else consumers
         self._is_started = False
         if self._consumers is None:
-            await self.service.stop()
+            await self._stop_clocks()
         await self._crash()
         await self.start(consumers=consumers)
 
@@ -235,7 +261,7 @@ class Harness(ABC):
             await turns()
 
     async def processed(self) -> None:
-        """Returns when all that was accepted is done. No time passes: what rooms gather stays gathered."""
+        """Returns when all that was accepted is done. What rooms gather stays gathered."""
         await self.engine.bus.drain()
 
     def meddle(self, queue: Queue, meddler: Consumer) -> Callable[[], None]:
@@ -245,6 +271,11 @@ class Harness(ABC):
         return lambda: meddlers.remove(meddler)
 
     # The two promises that can be weaker
+
+    @property
+    def holds_sockets(self) -> bool:
+        """Whether the engine sees how a client reads: then a replay waits for it, and no answer fails."""
+        return "holds_sockets" in self.engine.strengths
 
     def heard(self, client: Client, chat_id: str) -> list[Frame]:
         """The chat's messages as the client's application takes them."""

@@ -30,6 +30,8 @@ class ManagementApi:
         self._clients: dict[str, Client] = {}
         self._flowing: dict[str, asyncio.Event] = {}
         self._refused: dict[str, list[int]] = {}
+        #: Connections for which it has no time.
+        self.busy: set[str] = set()
         self._server: asyncio.Server | None = None
         self._talks: set[asyncio.Task[None]] = set()
         #: What was asked, in order: method and connection.
@@ -94,6 +96,8 @@ class ManagementApi:
     def _answer(self, method: str, connection_id: str, body: bytes) -> tuple[int, bytes]:
         if refused := self._refused.get(connection_id):
             return refused.pop(0), b""
+        if connection_id in self.busy:
+            return 429, b""
         client = self._clients.get(connection_id)
         if client is None or client.closed is not None:
             return 410, b""

@@ -1,10 +1,12 @@
 """Clients: each connection hears its chats in order, in bounded memory, and costs the others nothing."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
 from tests.conformance.harness import Client, Harness, Options, identity, poison
+from tocsin.errors import Refusal
 from tocsin.message import Message, read_back
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
 
@@ -25,6 +27,17 @@ def gaps(client: Client, chat_id: str) -> list[tuple[int | None, int | None, int
 def told(client: Client, chat_id: str) -> set[int]:
     """The numbers that gaps name."""
     return {number for first, last, _ in gaps(client, chat_id) if first and last for number in range(first, last + 1)}
+
+
+async def went_through(harness: Harness, subscribing: Awaitable[None]) -> bool:
+    """Where nobody sees how a client reads, a replay to one that does not is refused after a while."""
+    try:
+        await harness.clock.run(subscribing)
+    except Refusal as refusal:
+        assert refusal.code == "unavailable"
+        assert not harness.holds_sockets
+        return False
+    return True
 
 
 # -- delivery --------------------------------------------------------------------------------------------------------
@@ -96,7 +109,7 @@ async def test_a_delivery_that_broke_off_is_taken_up_where_it_was(stand: Harness
 
 async def test_a_gone_client_is_forgotten_and_the_others_still_hear(harness: Harness) -> None:
     gone, stays = await harness.member("alice", "c1"), await harness.member("bob", "c1")
-    await harness.engine.connections.close([gone.connection_id])
+    await harness.lose(gone)
     await harness.publish("c1")
     await harness.settle()
     assert harness.numbers(stays, "c1") == [1]
@@ -120,7 +133,7 @@ async def test_what_is_sent_comes_in_order_and_behind_what_was_delivered(harness
 
 async def test_nothing_can_be_sent_to_who_is_gone(harness: Harness) -> None:
     client = await harness.connect("alice")
-    await harness.engine.connections.close([client.connection_id])
+    await harness.lose(client)
     clients = harness.engine.clients
     for name in (client.connection_id, "unknown"):
         assert not await clients.send(name, [b"{}"])
@@ -135,8 +148,11 @@ async def test_a_disconnected_client_is_closed_with_the_code_and_forgotten(harne
         await harness.publish("c1", number)
         await harness.processed()
     assert await harness.engine.clients.disconnect(client.connection_id, 4401, "token expired")
+    assert client.closed is not None
     if "close_codes" in harness.engine.strengths:
         assert client.closed == (4401, "token expired")
+    else:
+        assert (client.frames[-1]["type"], client.frames[-1]["close"]) == ("error", 4401)
     assert await harness.engine.connections.get(client.connection_id) is None
     assert list(await harness.engine.connections.audience(["c1"])) == []
     heard = harness.numbers(client, "c1")
@@ -173,7 +189,10 @@ async def test_who_has_read_from_history_what_then_died_is_told_of_nothing(harne
     await harness.publish("c1", "four")
     await harness.settle()
     assert (harness.numbers(before, "c1"), gaps(before, "c1")) == ([2, 3, 4], [(1, 1, 0)])
-    assert (harness.numbers(after, "c1"), gaps(after, "c1")) == ([1, 2, 3, 4], [])
+    if "history_at_once" in harness.engine.strengths:
+        assert (harness.numbers(after, "c1"), gaps(after, "c1")) == ([1, 2, 3, 4], [])
+    else:  # it hangs on whether the number was committed when it subscribed
+        assert sorted([*harness.numbers(after, "c1"), *told(after, "c1")]) == [1, 2, 3, 4]
 
 
 async def test_listeners_are_told_of_a_plain_message_that_died(harness: Harness) -> None:
@@ -241,6 +260,7 @@ async def test_the_very_write_that_was_too_much_is_not_counted_as_missed(harness
     await harness.publish("c1", 2)
     await harness.settle()
     client.resume()
+    await harness.told()
     assert harness.numbers(client, "c1") == [1]
     assert gaps(client, "c1") == [(2, 2, 0)]
 
@@ -254,6 +274,7 @@ async def test_one_that_listens_to_several_chats_is_told_for_each(harness: Harne
     await harness.publish("c3", kind="standard")
     await harness.settle()
     client.resume()
+    await harness.told()
     assert [gaps(client, chat) for chat in ("c1", "c2", "c3")] == [[(1, 1, 0)], [], [(None, None, 1)]]
 
 
@@ -269,11 +290,13 @@ async def test_one_that_stalls_again_while_it_is_told_is_told_the_rest_later(har
     await harness.settle()
     client.stall_after = 1
     client.resume()
+    await harness.told()
     assert client.is_stalled
     for chat in chats:
         await harness.publish(chat)
     await harness.settle()
     client.resume()
+    await harness.told()
     assert client.written_while_stalled == []
     for chat in chats:
         missed = sum(unnumbered for _, _, unnumbered in gaps(client, chat))
@@ -285,8 +308,10 @@ async def test_who_leaves_while_he_is_slow_is_told_first_what_he_missed(harness:
     client.stall()
     await harness.publish_many("c1", [1, 2])
     await harness.settle()
-    await client.unsubscribe("c1")
+    leaving = asyncio.ensure_future(client.unsubscribe("c1"))
+    await harness.settle()
     client.resume()
+    await harness.clock.run(leaving)
     await harness.publish("c1", 3)
     await harness.settle()
     assert [frame["type"] for frame in client.frames] == ["subscribed", "gap", "unsubscribed"]
@@ -296,7 +321,10 @@ async def test_who_leaves_while_he_is_slow_is_told_first_what_he_missed(harness:
 async def test_answers_are_never_dropped(harness: Harness) -> None:
     client = await harness.member("alice", "c1")
     client.stall()
-    assert await harness.engine.clients.send(client.connection_id, [b'{"type":"ack"}'])
+    sending = asyncio.ensure_future(harness.engine.clients.send(client.connection_id, [b'{"type":"ack"}']))
+    await harness.settle()
+    client.resume()
+    assert await harness.clock.run(sending)
     assert [frame["type"] for frame in client.frames] == ["subscribed", "ack"]
 
 
@@ -312,10 +340,12 @@ async def test_a_replay_waits_until_the_client_reads_on(harness: Harness) -> Non
     await harness.publish("c1", 6)
     await harness.settle()
     client.resume()
-    await harness.clock.run(subscribing)
+    if not await went_through(harness, subscribing):
+        await client.subscribe("c1", last=0)
     await harness.settle()
     assert harness.numbers(client, "c1") == [1, 2, 3, 4, 5, 6]
-    assert gaps(client, "c1") == [(None, None, 1)]
+    if harness.holds_sockets:
+        assert gaps(client, "c1") == [(None, None, 1)]
 
 
 async def test_a_replay_ends_with_its_connection(harness: Harness) -> None:
@@ -325,8 +355,9 @@ async def test_a_replay_ends_with_its_connection(harness: Harness) -> None:
     client.stall()
     subscribing = asyncio.ensure_future(client.subscribe("c1", last=0))
     await harness.settle()
-    await harness.engine.connections.close([client.connection_id])
-    await harness.clock.run(subscribing)
+    await harness.lose(client)
+    client.resume()
+    await went_through(harness, subscribing)
     assert client.of_type("message") == []
 
 
@@ -339,9 +370,13 @@ async def test_who_subscribes_while_he_is_slow_is_told_only_what_came_since(harn
     await harness.grant("alice", "c1", "member")
     client = await harness.connect("alice")
     client.stall()
-    await client.subscribe("c1")
+    if not await went_through(harness, asyncio.ensure_future(client.subscribe("c1"))):
+        client.resume()
+        await client.subscribe("c1")
+        client.stall()
     await harness.publish("c1", "plain", kind="standard")
     await harness.publish("c1", "four")
     await harness.settle()
     client.resume()
+    await harness.told()
     assert gaps(client, "c1") == [(4, 4, 1)]

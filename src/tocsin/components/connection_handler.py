@@ -9,12 +9,13 @@ Rules:
 - whatever is said of a chat is said while the subscription stands: nothing follows `revoked`.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from tocsin.clients import LEEWAY_MILLISECONDS, Clients, Connection, Connections, Subscription
+from tocsin.clients import LEEWAY_MILLISECONDS, Clients, Connection, Connections, Subscription, gap_frame
 from tocsin.clock import Clock
 from tocsin.errors import CloseCode, Refusal, forbidden
 from tocsin.failpoints import Failpoints
@@ -192,7 +193,7 @@ class ConnectionHandler:
             resume = await self._fit(chat_id, resume, head.sequence, budget)
         recovered = resume.recovered
         if resume.gap is not None:
-            await self._say(subscription, [_gap(chat_id, *resume.gap)])
+            await self._say(subscription, [gap_frame(chat_id, *resume.gap)])
         recovered &= await self._replay(subscription, resume.first, head.sequence, budget)
         frame = _subscribed(connection_id, chat_id, head, request_id, recovered=recovered)
         if not await self._say(subscription, [frame]):
@@ -273,16 +274,22 @@ class ConnectionHandler:
         await self._clients.send(connection_id, [pong])
 
     async def expire(self) -> None:
-        """Once a second: who is about to lose the token is told, who has lost it is closed."""
+        """Once a second, or a minute: who is about to lose the token is told, who has lost it is closed. All at once,
+        since each may take its time, and one that fails holds up nobody."""
         now = self._clock.now()
-        for connection in await self._connections.expiring(now):
-            remaining = connection.identity.expires_at - now
-            if remaining > 0:
-                seconds = max(0, remaining - LEEWAY_MILLISECONDS) // 1000
-                frame = b'{"type":"tokenExpiring","expiresIn":%d}' % seconds
-                await self._clients.send(connection.connection_id, [frame])
-            else:
-                await self._clients.disconnect(connection.connection_id, CloseCode.UNAUTHORIZED, "token expired")
+        expiring = await self._connections.expiring(now)
+        for outcome in await asyncio.gather(*[self._expire(one, now) for one in expiring], return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _expire(self, connection: Connection, now: int) -> None:
+        remaining = connection.identity.expires_at - now
+        if remaining > 0:
+            seconds = max(0, remaining - LEEWAY_MILLISECONDS) // 1000
+            frame = b'{"type":"tokenExpiring","expiresIn":%d}' % seconds
+            await self._clients.send(connection.connection_id, [frame])
+        else:
+            await self._clients.disconnect(connection.connection_id, CloseCode.UNAUTHORIZED, "token expired")
 
 
 def _plan(head: Head, last_sequence: int | None, epoch: str | None) -> _Resume:
@@ -323,16 +330,12 @@ def _frames(chat_id: str, first: int, last: int, bodies: Sequence[bytes]) -> lis
         number = read_back(body).sequence_number
         assert number is not None
         if number > expected:
-            frames.append(_gap(chat_id, expected, number - 1))
+            frames.append(gap_frame(chat_id, expected, number - 1))
         frames.append(message)
         expected = number + 1
     if expected <= last:
-        frames.append(_gap(chat_id, expected, last))
+        frames.append(gap_frame(chat_id, expected, last))
     return frames
-
-
-def _gap(chat_id: str, first: int, last: int) -> bytes:
-    return b'{"type":"gap","chatId":"%b","from":%d,"to":%d}' % (chat_id.encode(), first, last)
 
 
 def _answer(kind: str, request_id: str | None, **fields: str | int) -> bytes:

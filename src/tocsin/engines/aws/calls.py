@@ -108,6 +108,13 @@ def reasons_of(error: ClientError) -> list[dict[str, Any]]:
     return reasons
 
 
+def failed_conditions(error: ClientError) -> list[bool]:
+    """Of each item of a cancelled transaction, whether its condition did not hold. Empty: it was something else."""
+    if code_of(error) != TRANSACTION_CANCELED:
+        return []
+    return [reason.get("Code") == "ConditionalCheckFailed" for reason in reasons_of(error)]
+
+
 def config(threads: int, *, seconds: float) -> Config:
     """A client's: `seconds` for an answer at most, as many connections as threads."""
     return Config(
@@ -162,11 +169,15 @@ class Calls(Generic[C]):
             try:
                 return await loop.run_in_executor(self._threads, ask, client)
             except (ClientError, BotoCoreError) as error:
-                nothing_done = _passing(error)
+                nothing_done = passing(error)
                 if nothing_done is None:
                     raise
                 failure = error
             await backoff.pause(failure, nothing_done=nothing_done)
+
+    async def once(self, ask: Callable[[C], T]) -> T:
+        """One attempt, whatever comes of it: for what must not be done twice."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask, self.client)
 
     def backoff(self) -> "Backoff":
         """For what is repeated without an error, such as the part of a batch that was left out."""
@@ -176,7 +187,7 @@ class Calls(Generic[C]):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _passing(error: ClientError | BotoCoreError) -> bool | None:
+def passing(error: ClientError | BotoCoreError) -> bool | None:
     """None: it will not pass. True: it may, and nothing was done. False: it may, and that is unknown."""
     if isinstance(error, ClientError):
         code = code_of(error)

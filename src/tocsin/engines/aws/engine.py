@@ -7,27 +7,35 @@ pays for what it needs.
 import secrets
 from collections.abc import Callable
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import boto3
 from botocore.config import Config
 
 from tocsin.clock import Clock, SystemClock
 from tocsin.engine import Engine, Strength
+from tocsin.engines.aws.apigateway_clients import ApiGatewayClients
+from tocsin.engines.aws.apigateway_posts import POST_SECONDS, ApiGatewayPosts
 from tocsin.engines.aws.bus_format import is_numbered, with_number
 from tocsin.engines.aws.calls import Calls, config
 from tocsin.engines.aws.dynamodb_claims import DynamodbClaims
+from tocsin.engines.aws.dynamodb_connections import DynamodbConnections
 from tocsin.engines.aws.dynamodb_messages import DynamodbMessages
 from tocsin.engines.aws.dynamodb_numbers import DynamodbNumbers
+from tocsin.engines.aws.dynamodb_permissions import DynamodbPermissions
+from tocsin.engines.aws.dynamodb_tickets import DynamodbTickets
 from tocsin.engines.aws.dynamodb_tries import DynamodbTries
+from tocsin.engines.aws.emf_metrics import EmfMetrics
+from tocsin.engines.aws.gaps import Gaps
 from tocsin.engines.aws.message_rows import MessageRows
+from tocsin.engines.aws.minute_rows import MinuteRows
 from tocsin.engines.aws.settings import AwsSettings
 from tocsin.engines.aws.sns_bus import SnsBus
 from tocsin.engines.aws.sqs_dead_letters import SqsDeadLetters
 from tocsin.engines.aws.sqs_queue import SqsQueue
+from tocsin.engines.aws.subscription_rows import SubscriptionRows
 from tocsin.failpoints import Failpoints
 from tocsin.message import Message, MessageIds
-from tocsin.metrics import ClientMetric, Counter, Gauge, Histogram
 from tocsin.topology import (
     FIFO_TOPIC,
     MESSAGE_STORAGE_QUEUE,
@@ -62,7 +70,9 @@ class AwsEngine:
         clock: Clock | None = None,
         failpoints: Failpoints | None = None,
         random: Random | None = None,
+        post_seconds: float = POST_SECONDS,
     ) -> None:
+        """`post_seconds`: after so many API Gateway has not answered."""
         self._clock = clock = clock or SystemClock()
         self._random = random or Random(secrets.randbits(256))  # noqa: S311 - ids and jitter are no secrets
         failpoints = failpoints or Failpoints()
@@ -70,6 +80,13 @@ class AwsEngine:
         self.sns = self._calls("sns", lambda config: boto3.client("sns", config=config))
         self.sqs = self._calls("sqs", lambda config: boto3.client("sqs", config=config))
         self.secrets = self._calls("secrets", lambda config: boto3.client("secretsmanager", config=config))
+        self.api = self._calls(
+            "api",
+            lambda config: boto3.client(
+                "apigatewaymanagementapi", endpoint_url=settings.ws_api_endpoint, config=config
+            ),
+            seconds=post_seconds,
+        )
         self._rows = MessageRows(self.dynamodb, settings.message_storage_table, settings.retention, failpoints)
         numbers = DynamodbNumbers(
             dynamodb=self.dynamodb,
@@ -80,7 +97,7 @@ class AwsEngine:
             new_epoch=self._new_id,
         )
         messages = DynamodbMessages(dynamodb=self.dynamodb, rows=self._rows, numbers=numbers, clock=clock)
-        metrics = _Unmeasured()
+        metrics = self.metrics = EmfMetrics(settings.metrics_namespace, clock)
         tries = DynamodbTries(self.dynamodb, settings.claim_table)
         self.bus = SnsBus(
             sns=self.sns,
@@ -116,15 +133,40 @@ class AwsEngine:
             metrics=metrics,
             failpoints=failpoints,
         )
-        missing: Any = None
+        self.tickets: Final = DynamodbTickets(self.dynamodb, settings.claim_table)
+        posts = ApiGatewayPosts(self.api)
+        subscriptions = SubscriptionRows(self.dynamodb, settings.subscription_table)
+        minutes = MinuteRows(self.dynamodb, settings.subscription_table)
+        gaps = Gaps(posts=posts, rows=subscriptions, minutes=minutes, clock=clock, metrics=metrics)
+        connections = DynamodbConnections(
+            dynamodb=self.dynamodb,
+            table=settings.connection_table,
+            permissions_table=settings.permissions_table,
+            rows=subscriptions,
+            minutes=minutes,
+            gaps=gaps,
+            clock=clock,
+            metrics=metrics,
+            new_gen=self._new_id,
+            chats_per_connection=settings.chats_per_connection,
+        )
+        self._clients: Final = ApiGatewayClients(
+            posts=posts,
+            gaps=gaps,
+            rows=subscriptions,
+            connections=connections,
+            clock=clock,
+            metrics=metrics,
+            failpoints=failpoints,
+        )
         self.protocols: Final = Engine(
             bus=self.bus,
             numbers=numbers,
             messages=messages,
-            permissions=missing,
-            tickets=missing,
-            connections=missing,
-            clients=missing,
+            permissions=DynamodbPermissions(self.dynamodb, settings.permissions_table),
+            tickets=self.tickets,
+            connections=connections,
+            clients=self._clients,
             rates=UnlimitedRates(),
             metrics=metrics,
             clock=clock,
@@ -135,8 +177,12 @@ class AwsEngine:
 
     def close(self) -> None:
         """For tests: a function ends with its process."""
-        for calls in (self.dynamodb, self.sns, self.sqs, self.secrets):
+        for calls in (self.dynamodb, self.sns, self.sqs, self.secrets, self.api):
             calls.close()
+
+    async def each_minute(self) -> None:
+        """What the minute's job does beside the component's `expire`."""
+        await self._clients.tell_missed()
 
     async def _died(self, queue: Queue, message: Message) -> None:
         """Who listens is told of a number that will not come. Where none was drawn nobody misses one."""
@@ -144,13 +190,13 @@ class AwsEngine:
             return
         number = (await self._rows.numbers([message])).get(message.message_id)
         if number is not None:
-            await self.protocols.clients.skipped([with_number(message, number, number)])
+            await self._clients.skipped([with_number(message, number, number)])
         elif not is_numbered(message):
-            await self.protocols.clients.skipped([message])
+            await self._clients.skipped([message])
 
-    def _calls(self, name: str, make: Callable[[Config], C]) -> Calls[C]:
+    def _calls(self, name: str, make: Callable[[Config], C], *, seconds: float = ANSWER_SECONDS) -> Calls[C]:
         return Calls(
-            lambda: make(config(THREADS, seconds=ANSWER_SECONDS)),
+            lambda: make(config(THREADS, seconds=seconds)),
             threads=THREADS,
             clock=self._clock,
             jitter=self._random.random,
@@ -159,10 +205,3 @@ class AwsEngine:
 
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(96):024x}"
-
-
-class _Unmeasured:
-    def count(self, name: Counter, amount: int = 1, *, label: str = "") -> None: ...
-    def observe(self, name: Histogram, value: float) -> None: ...
-    def gauge(self, name: Gauge, value: float, *, label: str = "") -> None: ...
-    def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None: ...

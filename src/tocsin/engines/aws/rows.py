@@ -1,4 +1,4 @@
-"""DynamoDB's rows, as its low-level client gives them, and reading many of them by key.
+"""DynamoDB's rows, as its low-level client gives them; reading and deleting many of them by key.
 
 Rule: what is read here is consistent; an index is read where it is asked for by name, and nowhere else.
 """
@@ -10,13 +10,19 @@ from tocsin.engines.aws.calls import Calls
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef, BatchGetItemOutputTypeDef
+    from mypy_boto3_dynamodb.type_defs import (
+        AttributeValueTypeDef,
+        BatchGetItemOutputTypeDef,
+        BatchWriteItemOutputTypeDef,
+    )
 
 #: attribute -> {type: value}
 Row = dict[str, Any]
 
 #: What BatchGetItem takes.
 _MOST_KEYS: Final = 100
+#: What BatchWriteItem takes.
+_MOST_WRITES: Final = 25
 
 
 def text(value: str) -> "AttributeValueTypeDef":
@@ -49,6 +55,26 @@ async def get_many(
                 break
             await backoff.pause()
     return rows
+
+
+async def delete_many(
+    dynamodb: "Calls[DynamoDBClient]", table: str, keys: "Sequence[Mapping[str, AttributeValueTypeDef]]"
+) -> None:
+    """Whatever stands there. No key may come twice."""
+    for start in range(0, len(keys), _MOST_WRITES):
+        wanted = keys[start : start + _MOST_WRITES]
+        left: Mapping[str, Any] = {table: [{"DeleteRequest": {"Key": key}} for key in wanted]}
+        backoff = dynamodb.backoff()
+        while True:
+            found = await dynamodb(_batch_write(left))
+            left = found["UnprocessedItems"]
+            if not left:
+                break
+            await backoff.pause()
+
+
+def _batch_write(wanted: Mapping[str, Any]) -> "Callable[[DynamoDBClient], BatchWriteItemOutputTypeDef]":
+    return lambda client: client.batch_write_item(RequestItems=wanted)
 
 
 def _batch_get(wanted: Mapping[str, Any]) -> "Callable[[DynamoDBClient], BatchGetItemOutputTypeDef]":

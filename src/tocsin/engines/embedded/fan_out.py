@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from tocsin.clients import Listeners
+from tocsin.clients import Listeners, gap_frame
 from tocsin.clock import Clock
 from tocsin.engines.embedded.room import HubConnection, Listener, Room
 from tocsin.failpoints import Failpoints
@@ -138,13 +138,13 @@ class FanOut:
         self.flush(room)
         first, last = room.cursor + 1, number - 1
         room.cursor = room.written_cursor = last
-        frame = self.frame(gap(room.chat_id, first, last, 0))
+        frame = self.frame(gap_frame(room.chat_id, first, last, 0))
         for listener in tuple(room.members):
             self.write(listener.connection, frame)
         for listener in tuple(room.ahead):
             if listener.floor < last:
                 beyond = max(first, listener.floor + 1)
-                self.write(listener.connection, self.frame(gap(room.chat_id, beyond, last, 0)))
+                self.write(listener.connection, self.frame(gap_frame(room.chat_id, beyond, last, 0)))
         for listener in room.pending:
             room.hold(listener, frame)
 
@@ -160,7 +160,7 @@ class FanOut:
         elif message.message_id not in self._unsettled:
             self.flush(room)
             room.unnumbered = room.written_unnumbered = room.unnumbered + 1
-            frame = self.frame(gap(room.chat_id, None, 0, 1))
+            frame = self.frame(gap_frame(room.chat_id, None, 0, 1))
             for listener in (*room.members, *room.ahead, *room.pending):
                 if not listener.connection.is_stalled:
                     self.write(listener.connection, frame)
@@ -175,7 +175,7 @@ class FanOut:
         first, last, unnumbered = room.take_back(listener)
         if first is not None or unnumbered:
             self._metrics.count("drops", unnumbered + (0 if first is None else last - first + 1))
-            self.write(listener.connection, self.frame(gap(room.chat_id, first, last, unnumbered)))
+            self.write(listener.connection, self.frame(gap_frame(room.chat_id, first, last, unnumbered)))
 
     def write(self, entry: HubConnection, frames: bytes) -> None:
         if entry.socket is not None:
@@ -240,9 +240,3 @@ class FanOut:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-
-
-def gap(chat_id: str, first: int | None, last: int, unnumbered: int) -> bytes:
-    numbers = "" if first is None else f',"from":{first},"to":{last}'
-    plain = f',"unnumbered":{unnumbered}' if unnumbered else ""
-    return f'{{"type":"gap","chatId":"{chat_id}"{numbers}{plain}}}'.encode()

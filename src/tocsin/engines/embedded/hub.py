@@ -214,8 +214,11 @@ class Hub:
         self._end(listener)
         return True
 
-    async def of_user(self, user_id: str, chat_id: str) -> Sequence[str]:
-        return [entry.connection_id for entry in self._of_user(user_id) if entry.find(chat_id) is not None]
+    async def revoke(self, user_id: str, chat_id: str) -> Sequence[str]:
+        listeners = [listener for entry in self._of_user(user_id) if (listener := entry.find(chat_id)) is not None]
+        for listener in listeners:
+            self._end(listener)
+        return [listener.connection_id for listener in listeners]
 
     def _end(self, listener: Listener) -> None:
         """The end of a subscription, behind what was due before."""

@@ -90,8 +90,13 @@ class SqlitePermissions:
         done.add_done_callback(settle)
         return await asyncio.shield(done)
 
-    async def fence(self, user_id: str, chat_id: str, sequence: int) -> None:
-        await self._commits.write(lambda connection: _run(connection, "fence", (user_id, chat_id, sequence)))
+    async def fence(self, user_id: str, chat_id: str, sequence: int) -> int:
+        def job(connection: apsw.Connection) -> int:
+            connection.execute(QUERY["fence"], (user_id, chat_id, sequence))
+            found = cast("Found | None", connection.execute(QUERY["permission"], (user_id, chat_id)).fetchone())
+            return sequence if found is None or found[3] is None else found[3]
+
+        return await self._commits.write(job)
 
     async def of_user(self, user_id: str, *, after: str | None, limit: int) -> PermissionPage:
         return await self._page("permissions_of_user", user_id, after, limit)
@@ -136,7 +141,3 @@ def _roles_of(
 
 def _owners(connection: apsw.Connection, chat_id: str) -> int:
     return cast(int, connection.execute(QUERY["count_owners"], (chat_id,)).get)
-
-
-def _run(connection: apsw.Connection, query: str, parameters: tuple[apsw.SQLiteValue, ...]) -> None:
-    connection.execute(QUERY[query], parameters)
