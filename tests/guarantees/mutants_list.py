@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tests.guarantees.aws_mutants import AWS_MUTANTS
 from tests.guarantees.mutants import Mutant
 
 EMBEDDED: Final = "src/tocsin/engines/embedded"
@@ -181,4 +182,5 @@ MUTANTS: Final = [
         edits=(("(found[0].digest, found[0].timestamp) != (message.digest, ", "(found[0].timestamp,) != ("),),
         test=CHECKER,
     ),
+    *AWS_MUTANTS,
 ]

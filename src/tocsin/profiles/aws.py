@@ -12,7 +12,7 @@ Rules:
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NoReturn, Protocol
+from typing import Final, Generic, NoReturn, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -24,6 +24,7 @@ from tocsin.engines.aws.calls import until
 from tocsin.engines.aws.cursor_secrets import read_cursor_secrets
 from tocsin.engines.aws.engine import AwsEngine
 from tocsin.engines.aws.settings import FUNCTIONS, AwsSettings, Function
+from tocsin.engines.aws.sns_bus import SnsBus
 from tocsin.engines.aws.sqs_queue import Record
 from tocsin.engines.oidc_keys import OidcKeys
 from tocsin.failpoints import Failpoints
@@ -38,6 +39,8 @@ from tocsin.logs import Log
 from tocsin.message import MAX_MESSAGE_BYTES
 from tocsin.service import Service
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
+
+P = TypeVar("P")
 
 log: Final = Log(__name__)
 
@@ -68,6 +71,13 @@ class Context(Protocol):
     """Lambda's, as far as it is looked at."""
 
     def get_remaining_time_in_millis(self) -> int: ...
+
+
+class Consuming(Protocol):
+    """What a function behind queues needs."""
+
+    @property
+    def consume(self) -> Callable[[Batch], Awaitable[Sequence[str]]]: ...
 
 
 class Parts:
@@ -148,7 +158,7 @@ class Process:
             aws.protocols,
             TokenCheck(self._keys(), rules),
             rules,
-            consume=self._consume,
+            consume=consumer(aws.bus, settings),
             each_minute=_nothing,
             limit_of=_nothing,
             cursors=Cursors(*secrets),
@@ -164,17 +174,23 @@ class Process:
             source = OidcKeys(issuer=settings.issuer, jwks_url=settings.jwks_url)
         return Keys(source, KeySet(keys={}, fresh_for_s=0), lambda sentence: log.warning("keys", reason=sentence), 0)
 
-    async def _consume(self, batch: Batch) -> Sequence[str]:
-        settings = self._settings
+
+def consumer(bus: SnsBus, settings: AwsSettings) -> Callable[[Batch], Awaitable[Sequence[str]]]:
+    """Takes a batch of a queue that the settings name; the transport ids of what is not done."""
+    queues = {
+        url.rpartition("/")[2]: queue
         for url, queue in (
             (settings.fifo_queue_url, WEBSOCKET_FIFO_QUEUE),
             (settings.standard_queue_url, WEBSOCKET_STANDARD_QUEUE),
             (settings.storage_queue_url, MESSAGE_STORAGE_QUEUE),
-        ):
-            if url.rpartition("/")[2] == batch.queue:
-                records = msgspec.convert(batch.records, list[Record], from_attributes=True)
-                return await self._aws.bus.handle(queue, records)
-        raise LookupError(f"{batch.queue} is not a queue of this function.")
+        )
+    }
+
+    async def consume(batch: Batch) -> Sequence[str]:
+        records = msgspec.convert(batch.records, list[Record], from_attributes=True)
+        return await bus.handle(queues[batch.queue], records)
+
+    return consume
 
 
 async def _nothing(*_: object) -> None: ...
@@ -187,10 +203,10 @@ class _NoKeys:
         raise KeysUnusable("This function checks no signatures.")
 
 
-class EntryPoint:
-    """What Lambda calls: one of the nine, in its process."""
+class EntryPoint(Generic[P]):
+    """What Lambda calls: one of the nine, in its process. `P`: what of Parts it needs."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Callable[[P, Event], Awaitable[Result]]) -> None:
         self._work: Final = work
         self._name: Final = work.__name__
         self._process: Process | None = None
@@ -203,9 +219,9 @@ class EntryPoint:
         return self._process
 
     def __call__(self, event: Event, context: Context) -> Result:
-        return self._start().run(self._work, event, context)
+        return self._start().run(cast(Work, self._work), event, context)
 
-    async def on(self, parts: Parts, event: Event) -> Result:
+    async def on(self, parts: P, event: Event) -> Result:
         """On parts of another engine."""
         return await self._work(parts, event)
 
@@ -246,12 +262,12 @@ async def a2p_http_publisher(parts: Parts, event: Event) -> Result:
 
 
 @EntryPoint
-async def processor(parts: Parts, event: Event) -> Result:
+async def processor(parts: Consuming, event: Event) -> Result:
     return aws_events.render_failures(await parts.consume(aws_events.read_batch(event)))
 
 
 @EntryPoint
-async def message_storage(parts: Parts, event: Event) -> Result:
+async def message_storage(parts: Consuming, event: Event) -> Result:
     return aws_events.render_failures(await parts.consume(aws_events.read_batch(event)))
 
 

@@ -11,7 +11,7 @@ from botocore.stub import Stubber
 
 from tests.conformance.aws import AwsHarness
 from tests.conformance.harness import DAY, Options
-from tests.engines.aws.containers import container, cut, rows_of, stamped
+from tests.engines.aws.containers import Gate, container, cut, rows_of, stamped
 from tocsin.engines.aws.bus_format import message_of
 from tocsin.failpoints import FailpointError
 from tocsin.message import Message
@@ -243,13 +243,16 @@ async def test_new_messages_that_the_index_does_not_have_yet_are_not_taken_for_d
 async def test_two_who_raise_the_oldest_at_once_leave_the_higher_one(stand: AwsHarness) -> None:
     await chat_of_days(stand, 6)
     stand.clock.advance(6 * 86_400)
-    with container(stand) as behind:
-        low = await head(stand)
-        stand.clock.advance(86_400)
-        high = await head(stand)
-        stand.clock.jump(-DAY)
-        assert low.oldest < high.oldest
-        assert (await behind.protocols.numbers.heads(["c1"]))["c1"].oldest == high.oldest
+    gate = Gate("index.lag")
+    with container(stand, gate) as slow:
+        asking = asyncio.ensure_future(slow.protocols.numbers.heads(["c1"]))
+        await gate.reached.wait()
+        stand.clock.advance(2 * 86_400)
+        high = (await head(stand)).oldest
+        gate.opened.set()
+        assert (await asking)["c1"].oldest == high == 6
+    stand.clock.jump(-2 * DAY)
+    assert (await head(stand)).oldest == high
 
 
 async def test_the_oldest_never_falls_even_when_all_had_expired_and_the_clock_is_set_back(stand: AwsHarness) -> None:

@@ -255,12 +255,46 @@ async def test_where_the_function_has_less_time_so_has_the_try(function: Functio
     assert function.clock.monotonic() - began == pytest.approx(29 - RESERVE, abs=1)
 
 
-async def test_a_batch_that_hangs_counts_against_nobody(function: Function) -> None:
-    for content in ("fine", "slow", "fine too"):
-        await function.publish(content, kind="standard")
-    records = function.receive(STORAGE, 10)
-    assert len(await function.hand_over(STORAGE, records)) == 3
-    assert function.tries() == []
+async def test_a_batch_that_hangs_counts_against_nobody_and_then_only_against_the_one_that_does(
+    function: Function,
+) -> None:
+    made = [await function.publish(content, kind="standard") for content in ("fine", "slow", "fine too")]
+    for left in (3, 2, 2, 1):  # who stands behind it waits, and is not counted
+        records = function.receive(STORAGE, 10)
+        with until(function.clock.monotonic() + 29.0):
+            assert len(await function.hand_over(STORAGE, records)) == left
+        assert len(function.tries()) == (0 if left == 3 else 2)
+    await function.until_empty(STORAGE)
+    (letter,) = await function.letters()
+    assert (letter.message_id, letter.attempts) == (made[1].message_id, 3)
+
+
+async def test_a_message_that_kills_takes_no_other_of_its_batch_with_it(function: Function) -> None:
+    made = [await function.publish(content, kind="standard") for content in ("fine", "deadly", "fine too")]
+    gate = asyncio.Event()
+    tried: list[str] = []
+
+    async def die(messages: Sequence[Message]) -> None:
+        for message in messages:
+            if b"deadly" in message.body:
+                gate.set()
+                await asyncio.get_running_loop().create_future()
+            tried.append(message.message_id)
+
+    function.engine.bus.consume(STORAGE, die)
+    for _ in range(4):
+        records = function.receive(STORAGE, 10)
+        gate.clear()
+        handling = asyncio.ensure_future(function.engine.bus.handle(STORAGE, records))
+        await function.clock.run(gate.wait())
+        handling.cancel()
+        await asyncio.gather(handling, return_exceptions=True)
+        for record in records:
+            function.show(STORAGE, record)
+    await function.until_empty(STORAGE)
+    (letter,) = await function.letters()
+    assert (letter.message_id, letter.reason.partition(":")[0]) == (made[1].message_id, "no_verdict")
+    assert {made[0].message_id, made[2].message_id} <= set(tried)
 
 
 async def test_a_failure_hides_the_message_for_a_second_and_then_for_four(function: Function) -> None:

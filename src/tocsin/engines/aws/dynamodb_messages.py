@@ -123,6 +123,8 @@ class DynamodbMessages:
     async def by_time(
         self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
     ) -> Page:
+        if first is not None and last is not None and first > last:
+            return Page(bodies=(), next=None)
         values: dict[str, AttributeValueTypeDef] = {
             ":chat": text(chat_id),
             ":low": text(_FIRST if first is None else rfc3339(first).decode()),

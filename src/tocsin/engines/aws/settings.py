@@ -48,7 +48,7 @@ ENVIRONMENT: Final = (
     Variable("CONNECTION_TABLE", "who is connected", ("p2pWebSocketPublisher", *_POSTS)),
     Variable(
         "MESSAGE_STORAGE_TABLE",
-        "messages",
+        "messages",  # a fence is read with the oldest number, and that one is looked for among them
         ("connection-handler", "processor", "message-storage", "message-retrieval", "chat-permission"),
     ),
     Variable(
