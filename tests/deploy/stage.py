@@ -4,7 +4,9 @@
 
 Rules:
 - what is left out stands in REFUSED, and a test asserts each on the template instead;
-- what is changed stands in `adapted`, and nothing else is: the address of callbacks, and that of the issuer's keys.
+- what is changed stands in `adapted`, and nothing else is: where callbacks go and the issuer's keys are; no policy asks
+  for TLS, which the emulator does not speak; it wants a permission of its own for PublishBatch, where AWS has only that
+  for Publish.
 """
 
 import io
@@ -82,15 +84,38 @@ def adapted(template: dict[str, Any], url: str) -> dict[str, Any]:
         name: resource for name, resource in changed["Resources"].items() if not is_refused(resource)
     }
     for resource in changed["Resources"].values():
-        if resource["Type"] == "AWS::Lambda::Function":
-            variables = resource["Properties"]["Environment"]["Variables"]
-            if "WS_API_ENDPOINT" in variables:
-                (api,) = _references(variables["WS_API_ENDPOINT"])
-                variables["WS_API_ENDPOINT"] = _join(f"{url}/_aws/execute-api/", api, "/dvl")
-            if "JWKS_URL" in variables:
-                (pool,) = _references(variables["JWKS_URL"])
-                variables["JWKS_URL"] = _join(f"{url}/", pool, "/.well-known/jwks.json")
+        properties = resource.get("Properties", {})
+        match resource["Type"]:
+            case "AWS::Lambda::Function":
+                _address(properties["Environment"]["Variables"], url)
+            case "AWS::SNS::TopicPolicy" | "AWS::SQS::QueuePolicy":
+                policy = properties["PolicyDocument"]
+                policy["Statement"] = [each for each in policy["Statement"] if each["Effect"] == "Allow"]
+            case "AWS::IAM::Role":
+                for policy in properties.get("Policies", []):
+                    for statement in policy["PolicyDocument"]["Statement"]:
+                        if statement["Action"] == "sns:Publish":
+                            statement["Action"] = ["sns:Publish", "sns:PublishBatch"]
+    # A policy that says nothing is none.
+    changed["Resources"] = {
+        name: resource
+        for name, resource in changed["Resources"].items()
+        if resource.get("Properties", {}).get("PolicyDocument", {}).get("Statement") != []
+    }
+    for resource in changed["Resources"].values():
+        depends = resource.get("DependsOn")
+        if isinstance(depends, list):
+            resource["DependsOn"] = [name for name in depends if name in changed["Resources"]]
     return changed
+
+
+def _address(variables: dict[str, Any], url: str) -> None:
+    if "WS_API_ENDPOINT" in variables:
+        (api,) = _references(variables["WS_API_ENDPOINT"])
+        variables["WS_API_ENDPOINT"] = _join(f"{url}/_aws/execute-api/", api, "/dvl")
+    if "JWKS_URL" in variables:
+        (pool,) = _references(variables["JWKS_URL"])
+        variables["JWKS_URL"] = _join(f"{url}/", pool, "/.well-known/jwks.json")
 
 
 def _references(value: dict[str, Any]) -> list[Any]:
