@@ -3,6 +3,7 @@
 PYTHON ?= python3
 HOST := 127.0.0.1
 PORT ?= 8080
+OPS_PORT ?= 9090
 DATA ?= ./data
 
 BIN := .venv/bin
@@ -23,8 +24,8 @@ help: ## List what can be made.
 
 setup: .venv/.setup ## Make .venv with everything that is locked, and Tocsin itself as .venv/bin/tocsin.
 
-run: setup ## Serve on PORT (8080) with its data in DATA (./data), and print commands to try.
-	@exec $(BIN)/tocsin serve --host $(HOST) --port $(PORT) --data "$(DATA)" --examples
+run: setup ## Serve on PORT (8080), health and metrics on OPS_PORT (9090), data in DATA (./data); print commands to try.
+	@exec $(BIN)/tocsin serve --host $(HOST) --port $(PORT) --ops-port $(OPS_PORT) --data "$(DATA)" --examples
 
 check: lint ## Lint, type-check and test what needs no other program; under a minute.
 	$(BIN)/pytest -m "not slow"

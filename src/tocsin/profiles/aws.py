@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, NoReturn, Protocol, TypeVar, cast
@@ -56,10 +57,10 @@ BASE_PATH: Final = "/dvl"
 #: Clients that are made while a process starts: those that the function's every event needs.
 CLIENTS: Final[dict[Function, tuple[str, ...]]] = {
     "websocket-authorizer": ("dynamodb",),
-    "connection-handler": ("dynamodb",),
+    "connection-handler": ("dynamodb", "api"),
     "p2pWebSocketPublisher": ("dynamodb", "sns"),
     "a2pHttpPublisher": ("dynamodb", "sns"),
-    "processor": ("dynamodb",),
+    "processor": ("dynamodb", "api"),
     "message-storage": ("dynamodb",),
     "message-retrieval": ("dynamodb",),
     "chat-permission": ("dynamodb",),
@@ -130,13 +131,25 @@ class Process:
         self._clock: Final = SystemClock()
         failpoints = Failpoints(os.environ.get("TOCSIN_FAILPOINTS", ""))
         self._aws: Final = AwsEngine(self._settings, clock=self._clock, failpoints=failpoints)
+        gc.disable()  # boto3 loads its models for good: to look among them for what is not takes a quarter of the start
         for name in CLIENTS[function]:
             getattr(self._aws, name).client  # noqa: B018 - it is made now
+        gc.freeze()
+        gc.enable()
         self._runner: Final = asyncio.Runner()
         self._parts: Parts | None = None
 
     def run(self, work: Work, event: Event, context: Context) -> Result:
-        return self._runner.run(self._run(work, event, context.get_remaining_time_in_millis() / 1000))
+        try:
+            return self._runner.run(self._run(work, event, context.get_remaining_time_in_millis() / 1000))
+        finally:
+            self._aws.metrics.flush()
+
+    def close(self) -> None:
+        """For tests: Lambda's end with their container."""
+        self._runner.close()
+        self._aws.close()
+        gc.unfreeze()
 
     async def _run(self, work: Work, event: Event, remaining: float) -> Result:
         seconds = min(OWN_SECONDS.get(self._function, remaining), remaining - MARGIN)
@@ -159,8 +172,8 @@ class Process:
             TokenCheck(self._keys(), rules),
             rules,
             consume=consumer(aws.bus, settings),
-            each_minute=_nothing,
-            limit_of=_nothing,
+            each_minute=aws.each_minute,
+            limit_of=aws.tickets.limit_of,
             cursors=Cursors(*secrets),
             allowed_origins=frozenset(settings.allowed_origins),
             chats_per_connection=settings.chats_per_connection,
@@ -193,9 +206,6 @@ def consumer(bus: SnsBus, settings: AwsSettings) -> Callable[[Batch], Awaitable[
     return consume
 
 
-async def _nothing(*_: object) -> None: ...
-
-
 class _NoKeys:
     """For functions that API Gateway's authorizer stands before."""
 
@@ -207,7 +217,7 @@ class EntryPoint(Generic[P]):
     """What Lambda calls: one of the nine, in its process. `P`: what of Parts it needs."""
 
     def __init__(self, work: Callable[[P, Event], Awaitable[Result]]) -> None:
-        self._work: Final = work
+        self.work: Final = work
         self._name: Final = work.__name__
         self._process: Process | None = None
         if os.environ.get("_HANDLER", "").rpartition(".")[2] == self._name:
@@ -219,11 +229,11 @@ class EntryPoint(Generic[P]):
         return self._process
 
     def __call__(self, event: Event, context: Context) -> Result:
-        return self._start().run(cast(Work, self._work), event, context)
+        return self._start().run(cast(Work, self.work), event, context)
 
     async def on(self, parts: P, event: Event) -> Result:
         """On parts of another engine."""
-        return await self._work(parts, event)
+        return await self.work(parts, event)
 
 
 # -- the nine ----------------------------------------------------------------------------------------------------------
@@ -238,8 +248,10 @@ async def websocket_authorizer(parts: Parts, event: Event) -> Result:
 @EntryPoint
 async def connection_handler(parts: Parts, event: Event) -> Result:
     if aws_events.is_minute(event):
-        await parts.service.connection_handler.expire()
-        await parts.each_minute()
+        try:
+            await parts.service.connection_handler.expire()
+        finally:
+            await parts.each_minute()
         return {}
     match aws_events.read_socket_event(event):
         case Frame() as frame:

@@ -45,7 +45,7 @@ class Variable(msgspec.Struct, frozen=True):
 
 #: The seed's names where it has one. deploy/aws gives each function what it needs here, and nothing else.
 ENVIRONMENT: Final = (
-    Variable("CONNECTION_TABLE", "who is connected", ("p2pWebSocketPublisher", *_POSTS)),
+    Variable("CONNECTION_TABLE", "who is connected", (*_POSTS, "p2pWebSocketPublisher")),
     Variable(
         "MESSAGE_STORAGE_TABLE",
         "messages",  # a fence is read with the oldest number, and that one is looked for among them
