@@ -47,9 +47,7 @@ def diagram(assembly: Assembly) -> str:
 
 def page(text: str, assembly: Assembly) -> str:
     """The page with the picture that the templates show."""
-    before, opening, rest = text.partition("```mermaid\n")
-    _, closing, after = rest.partition("\n```")
-    return f"{before}{opening}{diagram(assembly)}{closing}{after}"
+    return re.sub(r"(?<=```mermaid\n).*?(?=```)", lambda _: f"{diagram(assembly)}\n", text, count=1, flags=re.DOTALL)
 
 
 def _name(resource: Resource) -> str:

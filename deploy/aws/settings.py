@@ -124,7 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--prefix",
         default="",
-        type=_matching(r"([a-z][a-z0-9-]{0,18}-)?", "at most 20 of a-z, 0-9 and hyphens, with a hyphen last"),
+        type=_matching(
+            # the user pool's domain begins with it, and Cognito forbids these words there
+            r"((?!.*(aws|amazon|cognito))[a-z][a-z0-9-]{0,18}-)?",
+            "at most 20 of a-z, 0-9 and hyphens, with a hyphen last, and without aws, amazon, cognito",
+        ),
         help="what all names begin with, as in dev-; by default nothing",
     )
     add("--region", type=_matching(r"[a-z]{2}(-[a-z]+)+-\d", "a Region like eu-west-1"), help="by default the caller's")

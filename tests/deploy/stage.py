@@ -4,7 +4,9 @@
 
 Rules:
 - what is left out stands in REFUSED, and a test asserts each on the template instead;
-- what is changed stands in `adapted`, and nothing else is: the address of callbacks, and that of the issuer's keys.
+- what is changed stands in `adapted`, and nothing else is: where callbacks go and the issuer's keys are; no policy asks
+  for TLS, which the emulator does not speak; it wants a permission of its own for PublishBatch, where AWS has only that
+  for Publish.
 """
 
 import io
@@ -16,12 +18,15 @@ from typing import Any, Final
 
 import boto3
 import msgspec
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from deploy.aws.assembly import LOGGING, SERVICE, Assembly
 
-#: Types that the emulator's CloudFormation refuses a whole stack for.
-REFUSED: Final = ("AWS::ApiGatewayV2::RouteResponse",)
+#: What the emulator's CloudFormation refuses a whole stack for: a type, or one with a certain property.
+REFUSED: Final = (
+    ("AWS::ApiGatewayV2::RouteResponse", None),
+    ("AWS::CloudWatch::Alarm", "Metrics"),
+)
 BOOTSTRAP: Final = "/cdk-bootstrap/hnb659fds/version"
 
 
@@ -69,21 +74,48 @@ def withdraw(prefix: str = "") -> None:
     cloudformation.get_waiter("stack_delete_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
 
 
+def is_refused(resource: dict[str, Any]) -> bool:
+    return any(resource["Type"] == kind and (name is None or name in resource["Properties"]) for kind, name in REFUSED)
+
+
 def adapted(template: dict[str, Any], url: str) -> dict[str, Any]:
     changed = deepcopy(template)
     changed["Resources"] = {
-        name: resource for name, resource in changed["Resources"].items() if resource["Type"] not in REFUSED
+        name: resource for name, resource in changed["Resources"].items() if not is_refused(resource)
     }
     for resource in changed["Resources"].values():
-        if resource["Type"] == "AWS::Lambda::Function":
-            variables = resource["Properties"]["Environment"]["Variables"]
-            if "WS_API_ENDPOINT" in variables:
-                (api,) = _references(variables["WS_API_ENDPOINT"])
-                variables["WS_API_ENDPOINT"] = _join(f"{url}/_aws/execute-api/", api, "/dvl")
-            if "JWKS_URL" in variables:
-                (pool,) = _references(variables["JWKS_URL"])
-                variables["JWKS_URL"] = _join(f"{url}/", pool, "/.well-known/jwks.json")
+        properties = resource.get("Properties", {})
+        match resource["Type"]:
+            case "AWS::Lambda::Function":
+                _address(properties["Environment"]["Variables"], url)
+            case "AWS::SNS::TopicPolicy" | "AWS::SQS::QueuePolicy":
+                policy = properties["PolicyDocument"]
+                policy["Statement"] = [each for each in policy["Statement"] if each["Effect"] == "Allow"]
+            case "AWS::IAM::Role":
+                for policy in properties.get("Policies", []):
+                    for statement in policy["PolicyDocument"]["Statement"]:
+                        if statement["Action"] == "sns:Publish":
+                            statement["Action"] = ["sns:Publish", "sns:PublishBatch"]
+    # A policy that says nothing is none.
+    changed["Resources"] = {
+        name: resource
+        for name, resource in changed["Resources"].items()
+        if resource.get("Properties", {}).get("PolicyDocument", {}).get("Statement") != []
+    }
+    for resource in changed["Resources"].values():
+        depends = resource.get("DependsOn")
+        if isinstance(depends, list):
+            resource["DependsOn"] = [name for name in depends if name in changed["Resources"]]
     return changed
+
+
+def _address(variables: dict[str, Any], url: str) -> None:
+    if "WS_API_ENDPOINT" in variables:
+        (api,) = _references(variables["WS_API_ENDPOINT"])
+        variables["WS_API_ENDPOINT"] = _join(f"{url}/_aws/execute-api/", api, "/dvl")
+    if "JWKS_URL" in variables:
+        (pool,) = _references(variables["JWKS_URL"])
+        variables["JWKS_URL"] = _join(f"{url}/", pool, "/.well-known/jwks.json")
 
 
 def _references(value: dict[str, Any]) -> list[Any]:
@@ -126,19 +158,26 @@ def _settle(name: str, template: str) -> dict[str, str]:
     try:
         cloudformation.describe_stacks(StackName=name)
     except ClientError:
-        done, outcome = "CREATE_COMPLETE", "stack_create_complete"
+        outcome = "stack_create_complete"
         cloudformation.create_stack(EnableTerminationProtection=True, **wanted)
     else:
-        done, outcome = "UPDATE_COMPLETE", "stack_update_complete"
+        outcome = "stack_update_complete"
         try:
             cloudformation.update_stack(**wanted)
         except ClientError as error:
             if "No updates are to be performed" not in str(error):
                 raise
-            done = ""
-    if done:
+            return _outputs(name)
+    try:
         cloudformation.get_waiter(outcome).wait(StackName=name, WaiterConfig={"Delay": 1})
-    (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
-    if done and stack["StackStatus"] != done:
-        raise RuntimeError(f"{name} is {stack['StackStatus']}")
+    except WaiterError as error:
+        events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+        failed = [event for event in events if event["ResourceStatus"].endswith("FAILED")]
+        said = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}" for event in failed]
+        raise RuntimeError(f"{name} could not be made: {'; '.join(said)}") from error
+    return _outputs(name)
+
+
+def _outputs(name: str) -> dict[str, str]:
+    (stack,) = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}

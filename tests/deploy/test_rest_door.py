@@ -61,35 +61,58 @@ def test_a_page_may_read_what_api_gateway_answers(plain: Assembly, dev: Assembly
 
     assert allowed(plain) == {None}
     assert allowed(shared) == {"'https://app.example.com'"}
-    assert allowed(dev) == {"method.request.header.Origin"}, "these answers know no list"
+    assert allowed(dev) == {"method.request.header.origin"}, "these answers know no list"
     for answer in answers(dev).values():
         exposed = answer["ResponseParameters"]["gatewayresponse.header.Access-Control-Expose-Headers"]
         assert exposed == f"'{EXPOSED_HEADERS.decode()}'"
 
 
-def test_a_preflight_is_answered_as_text_from_the_list(plain: Assembly, dev: Assembly) -> None:
+def preflights(assembly: Assembly) -> list[tuple[dict[str, str], str]]:
+    """Headers and template of each path's answer to OPTIONS."""
+    assert assembly.one("AWS::ApiGateway::RestApi").properties["BinaryMediaTypes"] == ["*/*"]
+    methods = [each.properties for each in assembly.of("AWS::ApiGateway::Method")]
+    found = [each for each in methods if each["HttpMethod"] == "OPTIONS"]
+    assert {each["ResourceId"]["Ref"] for each in found} == {each["ResourceId"]["Ref"] for each in methods}
+    answered = []
+    for each in found:
+        (response,) = each["Integration"]["IntegrationResponses"]
+        assert (each["Integration"]["Type"], response["StatusCode"]) == ("MOCK", "204")
+        assert each["Integration"]["ContentHandling"] == response["ContentHandling"] == "CONVERT_TO_TEXT"
+        headers = {name.rpartition(".")[2]: value for name, value in response["ResponseParameters"].items()}
+        answered.append((headers, response["ResponseTemplates"]["application/json"]))
+    return answered
+
+
+def test_a_preflight_is_answered_as_text_from_the_list(plain: Assembly, dev: Assembly, shared: Assembly) -> None:
     """Bodies are binary here (`*/*`); a mock that is not told that its answer is text is a 500."""
-    assert dev.one("AWS::ApiGateway::RestApi").properties["BinaryMediaTypes"] == ["*/*"]
-    for assembly in (plain, dev):
-        methods = [each.properties for each in assembly.of("AWS::ApiGateway::Method")]
-        paths = {each["ResourceId"]["Ref"] for each in methods}
-        preflights = [each for each in methods if each["HttpMethod"] == "OPTIONS"]
-        assert {each["ResourceId"]["Ref"] for each in preflights} == paths
-        for each in preflights:
-            (response,) = each["Integration"]["IntegrationResponses"]
-            assert each["Integration"]["Type"] == "MOCK"
-            assert each["Integration"]["ContentHandling"] == response["ContentHandling"] == "CONVERT_TO_TEXT"
-            headers = {name.rpartition(".")[2]: value for name, value in response["ResponseParameters"].items()}
-            template = response["ResponseTemplates"]["application/json"]
-            if assembly is plain:
-                assert set(headers) == {"Allow"}
-                assert template == ""
-            else:
-                assert headers["Access-Control-Allow-Headers"] == f"'{ALLOWED_HEADERS.decode()}'"
-                assert headers["Access-Control-Allow-Methods"] == headers["Allow"]
-                assert headers["Vary"] == "'Origin'"
-                listed = re.findall(r'\$origin == "([^"]+)"', template)
-                assert listed == ["https://app.example.com", "http://localhost:3000"]
+    assert all(set(headers) == {"Allow"} and template == "" for headers, template in preflights(plain))
+    for headers, template in preflights(shared):
+        assert headers["Access-Control-Allow-Origin"] == "'https://app.example.com'"
+        assert template == ""
+    for headers, template in preflights(dev):
+        assert "Access-Control-Allow-Origin" not in headers
+        assert headers["Access-Control-Allow-Headers"] == f"'{ALLOWED_HEADERS.decode()}'"
+        assert headers["Access-Control-Allow-Methods"] == headers["Allow"]
+        assert headers["Vary"] == "'Origin'"
+        listed = re.findall(r'\$origin == "(http[^"]+)"', template)
+        assert listed == ["https://app.example.com", "http://localhost:3000"]
+        assert {"Origin", "origin"} == set(re.findall(r'header\.get\("(\w+)"\)', template))
+
+
+def test_head_is_where_get_is(plain: Assembly) -> None:
+    served: dict[str, set[str]] = {}
+    for method in plain.of("AWS::ApiGateway::Method"):
+        path = plain.behind(method.properties["ResourceId"]).properties["PathPart"]
+        served.setdefault(path, set()).add(method.properties["HttpMethod"])
+    assert served == {
+        "publish": {"POST", "OPTIONS"},
+        "batch": {"POST", "OPTIONS"},
+        "messages": {"GET", "HEAD", "OPTIONS"},
+        "permissions": {"GET", "HEAD", "POST", "DELETE", "OPTIONS"},
+        "tickets": {"POST", "OPTIONS"},
+        "metrics": {"POST", "OPTIONS"},
+        "openapi.json": {"GET", "HEAD", "OPTIONS"},
+    }
 
 
 def test_rest_takes_access_tokens_only_a_persons_and_a_back_ends(plain: Assembly) -> None:

@@ -1,11 +1,13 @@
 """What whoever deploys decides: taken as given, or refused with a sentence that says what would do."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from deploy.aws.functions import BY_NAME
 from deploy.aws.settings import Domain, parse
+from tests.test_docs import named, table
 
 MAIL = ("--alarm-email", "ops@example.com")
 CERTIFICATE = "arn:aws:acm:eu-west-1:111122223333:certificate/a"
@@ -17,6 +19,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default one, relative to where the command runs."""
     (tmp_path / "build" / "functions" / "tocsin").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+
+
+def test_every_flag_is_in_the_checklist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    listed = named(table("docs/aws-deployment-checklist.md", "## Settings"))
+    assert set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"} == listed
 
 
 def test_one_flag_is_enough() -> None:
@@ -45,6 +54,7 @@ def test_a_domain_comes_with_its_certificate() -> None:
         ([], "the following arguments are required: --alarm-email"),
         (["--alarm-email", "nobody"], "'nobody' is not an e-mail address"),
         ([*MAIL, "--prefix", "Dev"], "'Dev' is not at most 20 of a-z, 0-9 and hyphens, with a hyphen last"),
+        ([*MAIL, "--prefix", "my-aws-"], "without aws, amazon, cognito"),
         ([*MAIL, "--region", "Ireland"], "'Ireland' is not a Region like eu-west-1"),
         ([*MAIL, "--rest-domain", "api.example.com"], "--rest-domain and --rest-certificate belong together"),
         ([*MAIL, "--rest-domain", "api"], "'api' is not a domain name"),

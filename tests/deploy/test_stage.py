@@ -12,7 +12,7 @@ import pytest
 
 from deploy.aws.assembly import Assembly
 from tests.deploy.conftest import PLAIN, run
-from tests.deploy.stage import REFUSED, Deployed, adapted, deploy, withdraw
+from tests.deploy.stage import Deployed, adapted, deploy, is_refused, withdraw
 from tests.ministack import PROGRAM, Ministack
 from tocsin.engines.aws.settings import FUNCTIONS, AwsSettings
 
@@ -60,11 +60,11 @@ def test_all_three_stacks_are_complete(deployed: Deployed) -> None:
 
 
 def test_what_the_emulator_is_not_given_is_only_what_it_refuses(plain: Assembly) -> None:
-    """The answers of a route: test_websocket_door.py asserts them on the template."""
+    """The answers of a route and the alarms of all tables: test_websocket_door.py and test_watch.py assert them."""
     for template in plain.templates.values():
         less = adapted(template, "http://127.0.0.1:1")
         left_out = [each for name, each in template["Resources"].items() if name not in less["Resources"]]
-        assert all(each["Type"] in REFUSED for each in left_out)
+        assert all(is_refused(each) for each in left_out)
         for name, resource in less["Resources"].items():
             original = template["Resources"][name]
             if resource != original:
@@ -79,15 +79,38 @@ def test_each_function_finds_in_its_environment_what_it_needs(deployed: Deployed
     functions = boto3.client("lambda")
     for name in FUNCTIONS:
         told = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
-        assert AwsSettings.read(name, told)
+        AwsSettings.read(name, told)  # or EnvironmentFault
         assert not [value for value in told.values() if "${" in value or "Fn::" in value]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/messages?chatId=a", 401, "unauthorized"),
+        ("HEAD", "/messages?chatId=a", 401, None),
+        ("GET", "/nowhere", 404, "not_found"),
+        ("PUT", "/publish", 404, "not_found"),
+        ("OPTIONS", "/publish", 204, None),
+    ],
+)
+def test_api_gateway_answers_by_itself_in_our_form(
+    deployed: Deployed, method: str, path: str, status: int, says: str | None
+) -> None:
+    answer = httpx.request(method, f"{deployed.rest_url}{path}", timeout=30)
+    assert answer.status_code == status, answer.text
+    assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+    if says is not None:
+        assert answer.json() | {"message": ""} == {
+            "message": "",
+            "code": says,
+            "requestId": answer.headers["X-Request-Id"],
+        }
 
 
 def test_the_rest_door_answers_through_its_function(deployed: Deployed) -> None:
     answer = httpx.get(f"{deployed.rest_url}/openapi.json", timeout=30)
     assert answer.status_code == 200, answer.text
     assert answer.json()["openapi"].startswith("3.1")
-    assert httpx.get(f"{deployed.rest_url}/messages?chatId=a", timeout=30).status_code == 401
 
 
 def test_two_stages_stand_side_by_side(deployed: Deployed, dev: Deployed) -> None:

@@ -1,6 +1,7 @@
 """Who is told when something is wrong: alarms to a topic that somebody reads, and one page to look at."""
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from deploy.aws.assembly import Assembly
 from deploy.aws.functions import FUNCTIONS
 from tests.deploy.views import subscriptions
+from tests.test_docs import table
 from tocsin.engines.aws.schema import TABLES
 
 pytestmark = pytest.mark.slow
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def alarms(assembly: Assembly, metric: str) -> list[dict[str, Any]]:
     made = [alarm.properties for alarm in assembly.of("AWS::CloudWatch::Alarm")]
-    return [alarm for alarm in made if alarm["MetricName"] == metric]
+    return [alarm for alarm in made if alarm.get("MetricName") == metric]
 
 
 def watched(assembly: Assembly, metric: str) -> dict[str, float]:
@@ -68,6 +70,18 @@ def test_functions_that_fail_are_throttled_or_slow_are_alarms(plain: Assembly) -
     assert {each["ExtendedStatistic"] for each in alarms(plain, "Duration")} == {"p99"}
 
 
+def test_tables_that_refuse_are_alarms(plain: Assembly) -> None:
+    asked: dict[str, set[str]] = {}
+    for alarm in plain.of("AWS::CloudWatch::Alarm"):
+        for each in alarm.properties.get("Metrics", []):
+            if "MetricStat" in each:
+                metric = each["MetricStat"]["Metric"]
+                (dimension,) = metric["Dimensions"]
+                asked.setdefault(metric["MetricName"], set()).add(dimension["Value"])
+    names = {table.name for table in TABLES}
+    assert asked == {"ReadThrottleEvents": names, "WriteThrottleEvents": names}
+
+
 def test_the_metrics_of_a_websocket_stage_are_asked_for_as_they_are_counted(plain: Assembly) -> None:
     """By API and stage together: under the API alone nothing is counted."""
     api = plain.one("AWS::ApiGatewayV2::Api").id
@@ -90,3 +104,11 @@ def test_one_page_shows_doors_bus_functions_and_tables(plain: Assembly) -> None:
     assert shown == {"AWS/ApiGateway", "AWS/SNS", "AWS/SQS", "AWS/Lambda", "AWS/DynamoDB"}
     text = json.dumps(page)
     assert all(f'"{table.name}"' in text for table in TABLES)
+
+
+def test_the_page_says_of_every_alarm_what_to_do(plain: Assembly) -> None:
+    rows = [row[0].strip("`") for row in table("docs/aws-stack.md", "## Alarms")]
+    names = [str(each.properties["AlarmName"]).removeprefix("tocsin-") for each in plain.of("AWS::CloudWatch::Alarm")]
+    for name in names:
+        assert len([row for row in rows if fnmatchcase(name, row)]) == 1, name
+    assert all(any(fnmatchcase(name, row) for name in names) for row in rows)
