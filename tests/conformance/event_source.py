@@ -127,9 +127,10 @@ class EventSource:
         self._news.set()  # a FIFO chat's next one can be received
 
     async def _delete(self, receipts: Collection[str]) -> None:
-        for receipt in receipts:
-            await self._ask(self._sqs.delete_message, QueueUrl=self.url, ReceiptHandle=receipt)
-            self._in_flight.discard(receipt)
+        entries = [{"Id": str(index), "ReceiptHandle": receipt} for index, receipt in enumerate(receipts)]
+        if entries:
+            await self._ask(self._sqs.delete_message_batch, QueueUrl=self.url, Entries=entries)
+            self._in_flight -= set(receipts)
 
     async def _show(self, receipt: str) -> None:
         """A receipt that was overtaken by another receive, or deleted, changes nothing."""

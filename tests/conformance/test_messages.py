@@ -191,14 +191,15 @@ async def test_history_is_whole_at_every_moment_while_it_is_stored(bare: Harness
             await asyncio.sleep(0)
 
     reading = [asyncio.ensure_future(read_on())]
-    for _ in range(8):
+    rounds = 8 if "history_at_once" in bare.engine.strengths else 3
+    for _ in range(rounds):
         await bare.publish_many("c1", list(range(40)))
         published += 40
         reading.append(asyncio.ensure_future(read()))  # begun when these forty are not stored yet
         await bare.settle()
     is_over = True
     await bare.clock.run(asyncio.gather(*reading))
-    assert len(reads) > 9
+    assert len(reads) > rounds
     for least, numbers in reads:
         assert numbers == list(range(1, len(numbers) + 1))
         assert len(numbers) >= least
