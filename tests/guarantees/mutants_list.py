@@ -180,7 +180,12 @@ MUTANTS: Final = [
     Mutant(
         name="the checker takes another payload for the same",
         file=f"{CLAIMS}/acceptance.py",
-        edits=(("(found[0].digest, found[0].timestamp) != (message.digest, ", "(found[0].timestamp,) != ("),),
+        edits=(
+            (
+                "(found[0].digest, found[0].timestamp) != (message.digest, message.timestamp)",
+                "found[0].timestamp != message.timestamp",
+            ),
+        ),
         test=CHECKER,
     ),
     *AWS_MUTANTS,
