@@ -3,6 +3,7 @@
 PYTHON ?= python3
 HOST := 127.0.0.1
 PORT ?= 8080
+OPS_PORT ?= 9090
 DATA ?= ./data
 
 BIN := .venv/bin
@@ -16,20 +17,20 @@ COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-ver
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test lint format mutants bench lock system-packages clean
+.PHONY: help setup run check test lint lint-deploy format mutants bench synth diagram lock system-packages clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.setup ## Make .venv with everything that is locked, and Tocsin itself as .venv/bin/tocsin.
 
-run: setup ## Serve on PORT (8080) with its data in DATA (./data), and print commands to try.
-	@exec $(BIN)/tocsin serve --host $(HOST) --port $(PORT) --data "$(DATA)" --examples
+run: setup ## Serve on PORT (8080), health and metrics on OPS_PORT (9090), data in DATA (./data); print commands to try.
+	@exec $(BIN)/tocsin serve --host $(HOST) --port $(PORT) --ops-port $(OPS_PORT) --data "$(DATA)" --examples
 
 check: lint ## Lint, type-check and test what needs no other program; under a minute.
 	$(BIN)/pytest -m "not slow"
 
-test: lint system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
+test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
 	$(BIN)/pytest --session-timeout=900 --durations=10
 
 lint: setup ## Run ruff, mypy and the import contracts.
@@ -37,6 +38,9 @@ lint: setup ## Run ruff, mypy and the import contracts.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src tests
 	$(BIN)/lint-imports --no-logo
+
+lint-deploy: setup $(DEPLOY)/cfn-lint ## Run mypy on deploy/, with the packages that only it needs.
+	$(BIN)/mypy --python-executable $(DEPLOY)/python --follow-imports silent deploy
 
 format: setup ## Let ruff put the code in its form.
 	$(BIN)/ruff check --fix-only
@@ -47,6 +51,14 @@ mutants: setup ## Break a copy on purpose, one promise at a time, and show the t
 
 bench: setup system-packages ## Measure the scenarios of bench/.
 	$(BIN)/python -m bench
+
+synth: $(DEPLOY)/cfn-lint ## Make the templates for AWS in build/aws: make synth SETTINGS="--alarm-email ops@example.com".
+	$(DEPLOY)/python -m deploy.aws.package build/functions
+	PYTHONPATH=src $(DEPLOY)/python -m deploy.aws.app $(SETTINGS)
+
+diagram: $(DEPLOY)/cfn-lint ## Draw the picture in docs/aws-stack.md anew, from templates made for it.
+	$(MAKE) --no-print-directory synth SETTINGS="--alarm-email ops@example.com --output build/diagram"
+	PYTHONPATH=src $(DEPLOY)/python -m deploy.aws.diagram build/diagram docs/aws-stack.md
 
 lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions).
 	$(BIN)/python $(INSTALL) requirements/lock.txt

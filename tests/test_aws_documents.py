@@ -9,6 +9,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parent.parent
 DIFFERENCES: Final = (ROOT / "docs" / "aws-differences.md").read_text()
+PITFALLS: Final = (ROOT / "docs" / "aws-pitfalls.md").read_text()
 GUARANTEES: Final = (ROOT / "docs" / "guarantees-on-aws.md").read_text()
 VERDICTS: Final = ("holds", "holds with a bound", "the client's part")
 
@@ -23,16 +24,19 @@ def is_line(cells: list[str], under: list[str]) -> bool:
     return set("".join(cells)) <= {"-"} or set("".join(under)) == {"-"}
 
 
-@pytest.mark.parametrize("row", rows(DIFFERENCES), ids=lambda row: row[0][:40])
-def test_each_difference_names_a_test_that_is_there(row: list[str]) -> None:
-    assert len(row) == 4
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", row[3])
-    assert named, "a difference that no test shows"
-    assert re.sub(r"`[\w/]+\.py::\w+`", "", row[3]).strip() == ""
+@pytest.mark.parametrize("row", [*rows(DIFFERENCES), *rows(PITFALLS)], ids=lambda row: row[0][:40])
+def test_each_row_names_a_test_that_is_there(row: list[str]) -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", row[-1])
+    assert named, "nothing shows it"
+    assert re.sub(r"`[\w/]+\.py::\w+`", "", row[-1]).strip() == ""
     for file, name in named:
         tree = ast.parse((ROOT / "tests" / file).read_text())
         functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
         assert name in functions, f"{file} has no {name}"
+
+
+def test_all_pitfalls_are_there() -> None:
+    assert [row[0].partition(".")[0] for row in rows(PITFALLS)] == [str(number) for number in range(1, 19)]
 
 
 def test_each_of_the_nine_guarantees_has_its_verdict() -> None:

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,7 +35,8 @@ from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.profiles.embedded import Settings
 
 PROGRAM: Final = (sys.executable, "-m", "tocsin")
-PROJECT: Final = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+ROOT: Final = Path(__file__).parent.parent
+PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CHAT: Final = "chat-abc123"
 BACKEND: Final = ("--scope", "publish:any", "--scope", "permissions:write", "--scope", "messages:read")
 #: Where this is set, a message with POISON in it fails at every try.
@@ -167,6 +169,9 @@ class Service:
         self._process.send_signal(number)
         self.output = self._process.communicate(timeout=DEADLINE_S)[0]
         return self._process.returncode
+
+    def log(self) -> list[str]:
+        return self._log.read_text().splitlines()
 
     def close(self) -> None:
         if self._process is not None:
@@ -364,6 +369,26 @@ def test_what_somebody_has_written_cannot_steer_the_terminal(shared: Service) ->
     assert line.count("\n") == 1
 
 
+@pytest.mark.parametrize("setting", ["port", "ops-port"])
+def test_a_port_that_is_taken_is_named_with_the_setting_that_moves_it(setting: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = str(holder.getsockname()[1])
+        ports = {"port": "0", "ops-port": "0"} | {setting: taken}
+        flags = [word for name, port in ports.items() for word in (f"--{name}", port)]
+        done = process("serve", "--data", tmp_path / "data", *flags)
+    variable = f"TOCSIN_{setting.upper().replace('-', '_')}"
+    assert (done.returncode, done.stdout) == (1, "")
+    for words in (f"127.0.0.1:{taken}", "in use", f"--{setting} ", variable):
+        assert words in done.stderr
+
+
+def test_make_run_serves_where_it_is_told(program: Callable[[str], Path]) -> None:
+    program("make")
+    wanted = ["make", "--dry-run", "run", "PORT=1", "OPS_PORT=2", "DATA=elsewhere"]
+    done = subprocess.run(wanted, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '--port 1 --ops-port 2 --data "elsewhere"' in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["IDLE_LIMIT", "CONNECTION_LIFE"])
 def test_a_connection_ends_when_a_setting_says_so(service: Service, setting: str) -> None:
@@ -376,6 +401,25 @@ def test_a_connection_ends_when_a_setting_says_so(service: Service, setting: str
         connection.recv(timeout=DEADLINE_S)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
+
+
+@pytest.mark.slow
+def test_a_tail_goes_on_when_its_connection_has_reached_its_age(service: Service) -> None:
+    data = ("--data", service.data)
+    service.start("--connection-life", "1s")
+    token = said("token", *data, "--user", "alice").strip()
+    with contextlib.closing(Tail(CHAT, "--from", 1, *data)) as tail:
+        for text in ("one", "two", "three"):
+            said("publish", CHAT, text, "--type", "fifo", *data)
+            assert tail.read(1) == [text]
+            with (
+                connect(f"ws{service.url.removeprefix('http')}?token={token}") as younger,
+                pytest.raises(ConnectionClosedOK),  # and so the tail's was closed before
+            ):
+                younger.recv(timeout=DEADLINE_S)
+        _, rest, complaint = tail.interrupt()
+    assert rest == ""
+    assert "lost: 1001 The connection has reached its age; open another one; the next try" in complaint
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
@@ -404,6 +448,29 @@ def test_a_token_that_others_can_read_is_warned_of(shared: Service) -> None:
     done = tocsin("permissions", "--user", "erin", "--url", shared.url, "--token-file", path)
     assert done.returncode == 0
     assert done.stderr == f"tocsin: others can read the token in {path}; run: chmod 600 {path}\n"
+
+
+@pytest.mark.slow
+def test_the_key_is_rotated_by_hand_as_the_guide_says(service: Service, program: Callable[[str], Path]) -> None:
+    program("openssl")
+    service.start()
+    guide = (ROOT / "docs" / "authorization.md").read_text()
+    (commands,) = re.findall(r"```bash\n(umask 077\n.*?)```", guide, re.DOTALL)
+    before = said("token", "--data", service.data, "--user", "alice").strip()
+    subprocess.run(["sh", "-e"], input=commands, cwd=service.data.parent, capture_output=True, text=True, check=True)
+    after = said("token", "--data", service.data, "--user", "alice").strip()
+    assert before.partition(".")[0] != after.partition(".")[0], "another key"
+
+    def counts(token: str) -> bool:
+        return tocsin("permissions", "--user", "alice", "--url", service.url, TOCSIN_TOKEN=token).returncode == 0
+
+    eventually(lambda: counts(after))
+    assert counts(before)
+    (service.data / "keys" / "signing-0001.pem").unlink()
+    service.stop()
+    service.start()
+    assert counts(after)
+    assert not counts(before)
 
 
 # -- messages and permissions ------------------------------------------------------------------------------------------
@@ -499,6 +566,8 @@ def test_a_restored_folder_begins_a_new_epoch_and_one_that_is_held_does_not(tmp_
     for nothing in (data, tmp_path):
         assert "not the folder of a service" in complained(1, "restore", "--data", nothing)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "tocsin.db").touch()
+    assert "nothing was put back" in complained(1, "restore", "--data", tmp_path)
     with contextlib.closing(DataFolder(data)) as held:
         assert "held by another" in complained(1, "restore", "--data", data)
     first = said("restore", "--data", data)
@@ -519,7 +588,10 @@ def test_dead_letters_are_listed_shown_replayed_and_purged(service: Service) -> 
     for text in ("POISON 1", "fine", "POISON 2"):
         said("publish", CHAT, text, "--type", "fifo", *data)
     eventually(lambda: said("dlq", "list", "--json", *data).count("\n") == 2)
-    first, second = (line.split()[0] for line in said("dlq", "list", *data).splitlines()[1:])
+    (first, queue), (second, _) = (line.split()[:2] for line in said("dlq", "list", *data).splitlines()[1:])
+    assert {
+        name for line in service.log() if "message is dead" in line for name in re.findall(r"queue=(\w+)", line)
+    } == {queue}
     shown = msgspec.json.decode(said("dlq", "show", first, "--json", *data), type=dict[str, object])
     assert (shown["chatId"], shown["sequenceNumber"], shown["attempts"]) == (CHAT, 1, 3)
     assert "POISON 1" in said("dlq", "show", first, *data)

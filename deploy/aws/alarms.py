@@ -24,6 +24,7 @@ from deploy.aws.functions import FUNCTIONS
 from deploy.aws.rest_api import RestApi
 from deploy.aws.settings import Settings
 from deploy.aws.websocket_api import WebSocketApi
+from tocsin.engines.aws.schema import TABLES
 
 #: Seconds that a queue's oldest message may have waited: a chat stands still, or messages are missing in history.
 OLDEST: Final = 120
@@ -80,6 +81,7 @@ class Alarms(Construct):
             *_undelivered(bus),
             *_functions(compute),
             *_doors(websocket_api, rest_api),
+            *_tables(settings),
             _minute_job(minute_job),
         ):
             alarm = cloudwatch.Alarm(
@@ -172,6 +174,25 @@ def _doors(websocket_api: WebSocketApi, rest_api: RestApi) -> Iterator[Watched]:
             says=f"API Gateway counts {name} on the WebSocket door.",
             metric=websocket_api.counts(name, MINUTES),
             threshold=5,
+        )
+
+
+def _tables(settings: Settings) -> Iterator[Watched]:
+    for kind in ("Read", "Write"):
+        metrics = {
+            f"m{place}": cloudwatch.Metric(
+                namespace="AWS/DynamoDB",
+                metric_name=f"{kind}ThrottleEvents",
+                dimensions_map={"TableName": settings.named(table.name)},
+                statistic="Sum",
+            )
+            for place, table in enumerate(TABLES)
+        }
+        yield Watched(
+            name=f"tables-{kind.lower()}s-throttled",
+            says=f"DynamoDB refuses {kind.lower()}s: it grows with the load, or one chat is too hot for one partition.",
+            metric=cloudwatch.MathExpression(expression="SUM(METRICS())", using_metrics=metrics, period=MINUTES),
+            periods=2,
         )
 
 

@@ -5,6 +5,7 @@ npx aws-cdk deploy --app build/aws --all                                    (doc
 """
 
 import sys
+from typing import Final
 
 from aws_cdk import App, Environment
 
@@ -12,9 +13,12 @@ from deploy.aws.logging_account import LoggingAccount
 from deploy.aws.settings import Settings, parse
 from deploy.aws.stacks import Data, Service
 
+#: The data's stack cannot lose what the service's uses.
+FLAGS: Final = {"@aws-cdk/core:defaultCrossStackReferences": "strong"}
+
 
 def build(settings: Settings) -> App:
-    app = App(outdir=str(settings.output), analytics_reporting=False)
+    app = App(outdir=str(settings.output), analytics_reporting=False, context=FLAGS)
     env = Environment(region=settings.region)
     LoggingAccount(app, env)
     Service(app, settings, env, Data(app, settings, env))

@@ -19,9 +19,9 @@ from constructs import Construct
 from deploy.aws.bus import Bus
 from deploy.aws.functions import FUNCTIONS, STORAGE_CONCURRENCY, Function
 from deploy.aws.log_groups import log_group
-from deploy.aws.routes import ENTRY_POINTS
 from deploy.aws.settings import Settings
 from tocsin.engines.aws.settings import ENVIRONMENT
+from tocsin.gateways.aws_routes import ENTRY_POINTS
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, Queue
 
 

@@ -79,10 +79,19 @@ def _consumes(*queues: Queue) -> tuple[Allow, Allow]:
 _READ_ROLES: Final = _dynamodb("ReadRoles", "BatchGetItem", PERMISSIONS_TABLE)
 _PUBLISH: Final = (
     Allow("Publish", ("sns:Publish",), tuple(f"topic/{topic.name}" for topic in TOPICS)),
-    _dynamodb("ClaimIds", "GetItem PutItem UpdateItem", CLAIM_TABLE),
+    _dynamodb("ClaimIds", "PutItem UpdateItem", CLAIM_TABLE),
 )
-_POST: Final = Allow("PostToConnections", ("execute-api:ManageConnections",), ("connections/POST",))
-_END: Final = Allow("EndConnections", ("execute-api:ManageConnections",), ("connections/DELETE",))
+#: A chat's head comes with its oldest number; where that is not known it is looked for among the messages.
+_READ_HEADS: Final = (
+    _dynamodb("ReadHeads", "BatchGetItem GetItem PutItem UpdateItem", SEQUENCE_TABLE),
+    _dynamodb("ReadTable", "Query", MESSAGE_STORAGE_TABLE),
+    _dynamodb("ReadIndex", "Query", MESSAGE_STORAGE_TABLE, SEQUENCE_INDEX),
+)
+#: Who posts finds out who is gone, and who does not take what is posted.
+_POST: Final = (
+    Allow("PostToConnections", ("execute-api:ManageConnections",), ("connections/POST",)),
+    Allow("EndConnections", ("execute-api:ManageConnections",), ("connections/DELETE",)),
+)
 _READ_CURSOR_KEY: Final = Allow("ReadCursorKey", ("secretsmanager:GetSecretValue",), ("secret/cursor",))
 
 FUNCTIONS: Final = (
@@ -95,28 +104,24 @@ FUNCTIONS: Final = (
         name="connection-handler",
         timeout=30,
         allows=(
-            _dynamodb("CheckRoles", "BatchGetItem ConditionCheckItem", PERMISSIONS_TABLE),
+            _dynamodb("CheckRoles", "ConditionCheckItem", PERMISSIONS_TABLE),
             _dynamodb("ReadTickets", "GetItem", CLAIM_TABLE),
-            _dynamodb("KeepConnections", "GetItem PutItem UpdateItem DeleteItem", CONNECTION_TABLE),
-            _dynamodb("KeepSubscriptions", "GetItem Query PutItem UpdateItem DeleteItem", SUBSCRIPTION_TABLE),
-            _dynamodb("ReadHeads", "BatchGetItem GetItem UpdateItem", SEQUENCE_TABLE),
-            _dynamodb("ReplayFromTable", "Query", MESSAGE_STORAGE_TABLE),
-            _dynamodb("ReplayFromIndex", "Query", MESSAGE_STORAGE_TABLE, SEQUENCE_INDEX),
-            _POST,
-            _END,
+            _dynamodb("KeepConnections", "BatchGetItem GetItem PutItem UpdateItem DeleteItem", CONNECTION_TABLE),
+            _dynamodb(
+                "KeepSubscriptions",
+                "GetItem Query PutItem UpdateItem DeleteItem BatchWriteItem",
+                SUBSCRIPTION_TABLE,
+            ),
+            *_READ_HEADS,
+            *_POST,
         ),
     ),
     Function(
         name="p2pWebSocketPublisher",
         timeout=10,
-        allows=(*_PUBLISH, _READ_ROLES, _dynamodb("ReadConnection", "GetItem", CONNECTION_TABLE), _POST),
+        allows=(*_PUBLISH, _READ_ROLES, _dynamodb("ReadConnection", "GetItem", CONNECTION_TABLE)),
     ),
-    Function(
-        name="a2pHttpPublisher",
-        timeout=10,
-        seed_reserved=1,
-        allows=(*_PUBLISH, _READ_ROLES),
-    ),
+    Function(name="a2pHttpPublisher", timeout=10, seed_reserved=1, allows=(*_PUBLISH, _READ_ROLES)),
     Function(
         name="processor",
         timeout=60,
@@ -124,13 +129,14 @@ FUNCTIONS: Final = (
         queues=(WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE),
         allows=(
             *_consumes(WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE),
-            _dynamodb("Number", "GetItem UpdateItem", SEQUENCE_TABLE),
-            _dynamodb("StoreNumbered", "UpdateItem", MESSAGE_STORAGE_TABLE),
-            _dynamodb("ReadAudience", "Query UpdateItem DeleteItem PutItem", SUBSCRIPTION_TABLE),
-            _dynamodb("ForgetGone", "GetItem DeleteItem", CONNECTION_TABLE),
             _dynamodb("CountTries", "UpdateItem", CLAIM_TABLE),
-            _POST,
-            _END,
+            _dynamodb("Number", "GetItem UpdateItem", SEQUENCE_TABLE),
+            _dynamodb("StoreNumbered", "BatchGetItem UpdateItem", MESSAGE_STORAGE_TABLE),
+            _dynamodb(
+                "ServeAudience", "GetItem Query PutItem UpdateItem DeleteItem BatchWriteItem", SUBSCRIPTION_TABLE
+            ),
+            _dynamodb("ForgetConnections", "DeleteItem", CONNECTION_TABLE),
+            *_POST,
         ),
     ),
     Function(
@@ -140,36 +146,24 @@ FUNCTIONS: Final = (
         seed_reserved=5,
         allows=(
             *_consumes(MESSAGE_STORAGE_QUEUE),
-            _dynamodb("Store", "UpdateItem", MESSAGE_STORAGE_TABLE),
             _dynamodb("CountTries", "UpdateItem", CLAIM_TABLE),
+            _dynamodb("Store", "UpdateItem", MESSAGE_STORAGE_TABLE),
         ),
     ),
-    Function(
-        name="message-retrieval",
-        timeout=10,
-        allows=(
-            _READ_ROLES,
-            _dynamodb("ReadTable", "Query", MESSAGE_STORAGE_TABLE),
-            _dynamodb("ReadIndex", "Query", MESSAGE_STORAGE_TABLE, SEQUENCE_INDEX),
-            _dynamodb("ReadHeads", "BatchGetItem GetItem UpdateItem", SEQUENCE_TABLE),
-            _READ_CURSOR_KEY,
-        ),
-    ),
+    Function(name="message-retrieval", timeout=10, allows=(_READ_ROLES, *_READ_HEADS, _READ_CURSOR_KEY)),
     Function(
         name="chat-permission",
         timeout=10,
         allows=(
             _dynamodb(
-                "KeepRoles",
-                "BatchGetItem GetItem Query PutItem UpdateItem DeleteItem ConditionCheckItem",
-                PERMISSIONS_TABLE,
+                "KeepRoles", "BatchGetItem GetItem Query PutItem UpdateItem ConditionCheckItem", PERMISSIONS_TABLE
             ),
             _dynamodb("ListChat", "Query", PERMISSIONS_TABLE, PERMISSIONS_TABLE.indexes[0].name),
-            _dynamodb("EndSubscriptions", "Query DeleteItem", SUBSCRIPTION_TABLE),
-            _dynamodb("ReadConnection", "GetItem", CONNECTION_TABLE),
-            _dynamodb("ReadHeads", "BatchGetItem GetItem", SEQUENCE_TABLE),
+            _dynamodb("EndSubscriptions", "Query UpdateItem BatchWriteItem", SUBSCRIPTION_TABLE),
+            _dynamodb("ForgetConnections", "DeleteItem", CONNECTION_TABLE),
+            *_READ_HEADS,
             _dynamodb("OfferTickets", "PutItem", CLAIM_TABLE),
-            _POST,
+            *_POST,
             _READ_CURSOR_KEY,
         ),
     ),

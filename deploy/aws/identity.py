@@ -82,5 +82,5 @@ class Identity(Construct):
         for kept in (self.web, self.machine, domain):
             kept.apply_removal_policy(RemovalPolicy.RETAIN)
         self.token_endpoint: Final = f"{domain.base_url()}/oauth2/token"
-        self.issuer: Final = self.pool.user_pool_provider_url
+        self.issuer: Final = f"https://cognito-idp.{Aws.REGION}.{Aws.URL_SUFFIX}/{self.pool.user_pool_id}"
         self.jwks_url: Final = f"{self.issuer}/.well-known/jwks.json"

@@ -73,7 +73,7 @@ ACCEPTED: Final = (
     ),
     Accepted(
         "AwsSolutions-SMG4",
-        "*Tocsin/CursorKey/Resource",
+        "*Tocsin/CursorKey",
         "the key signs cursors, which grant nothing; it is rotated by hand, and two versions are valid",
     ),
     Accepted(

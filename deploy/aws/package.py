@@ -24,12 +24,15 @@ def pack(folder: Path, python: Path | None = None) -> None:
     """Anew, each time. `python`: an interpreter to pack for in Lambda's place, as the emulator's is."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     shutil.rmtree(folder, ignore_errors=True)
-    uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--system-certs", "--only-binary", ":all:"]
-    where = LAMBDA if python is None else ("--python", python)
-    lock = ROOT / "requirements" / "aws.txt"
-    subprocess.run(
-        [*uv, "--target", folder, *where, "--constraint", lock, *project["optional-dependencies"]["aws"]], check=True
-    )
+    where = LAMBDA if python is None else ("--python", str(python))
+    command = [
+        str(Path(sys.executable).with_name("uv")),
+        *("pip", "install", "--quiet", "--system-certs", "--only-binary", ":all:"),
+        *("--target", str(folder), *where),
+        *("--constraint", str(ROOT / "requirements" / "aws.txt")),
+        *project["optional-dependencies"]["aws"],
+    ]
+    subprocess.run(command, check=True)  # noqa: S603 - our own words
     shutil.rmtree(folder / "bin")
     (folder / ".lock").unlink(missing_ok=True)
     shutil.copytree(ROOT / "src" / "tocsin", folder / "tocsin", ignore=shutil.ignore_patterns("__pycache__"))

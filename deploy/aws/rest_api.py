@@ -23,11 +23,11 @@ from constructs import Construct
 
 from deploy.aws.identity import ACCESS_SCOPES
 from deploy.aws.log_groups import REST, access_log, line
-from deploy.aws.routes import REST_ROUTES
 from deploy.aws.settings import Settings
 from deploy.aws.websocket_api import STAGE
 from tocsin.errors import STATUS
 from tocsin.gateways.asgi import ALLOWED_HEADERS, EXPOSED_HEADERS, PREFLIGHT_SECONDS, RETRIED, RETRY_SECONDS
+from tocsin.gateways.aws_routes import REST_ROUTES
 from tocsin.gateways.routes import ROUTES
 
 #: Requests a second, and at once.
@@ -133,6 +133,8 @@ class RestApi(Construct):
                 "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
                 "Vary": "Origin",
             }
+        if len(self._origins) == 1:
+            headers["Access-Control-Allow-Origin"] = self._origins[0]
         text = apigateway.ContentHandling.CONVERT_TO_TEXT
         self.api.root.resource_for_path(path).add_method(
             "OPTIONS",
@@ -184,14 +186,19 @@ class RestApi(Construct):
 
 
 def _allow_listed(origins: tuple[str, ...]) -> str:
-    """The template that allows an origin which stands on the list, letter for letter. No list: an empty answer."""
-    if not origins:
+    """The template that allows an origin which stands on a list, letter for letter. HTTP/2 writes names small."""
+    if len(origins) < 2:
         return ""
     listed = " || ".join(f'$origin == "{origin}"' for origin in origins)
-    allow = "#set($context.responseOverride.header.Access-Control-Allow-Origin = $origin)"
-    return f'#set($origin = $input.params().header.get("Origin"))\n#if({listed})\n{allow}\n#end'
+    return f"""\
+#set($origin = $input.params().header.get("Origin"))
+#if(!$origin || $origin == "")#set($origin = $input.params().header.get("origin"))#end
+#if({listed})
+#set($context.responseOverride.header.Access-Control-Allow-Origin = $origin)
+#end
+"""
 
 
 def _allowed(origins: tuple[str, ...]) -> str:
     """API Gateway's own answers know no list: the one origin that there is, or whichever asks. They hold no secret."""
-    return f"'{origins[0]}'" if len(origins) == 1 else "method.request.header.Origin"
+    return f"'{origins[0]}'" if len(origins) == 1 else "method.request.header.origin"

@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         "--prefix",
         default="",
         type=_matching(
-            r"([a-z][a-z0-9-]{0,18}-)?", "lower-case letters, digits and hyphens, at most 20, with a hyphen last"
+            # the user pool's domain begins with it, and Cognito forbids these words there
+            r"((?!.*(aws|amazon|cognito))[a-z][a-z0-9-]{0,18}-)?",
+            "at most 20 of a-z, 0-9 and hyphens, with a hyphen last, and without aws, amazon, cognito",
         ),
         help="what all names begin with, as in dev-; by default nothing",
     )

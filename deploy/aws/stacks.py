@@ -21,11 +21,11 @@ from deploy.aws.dashboard import Dashboard
 from deploy.aws.domain import Domains
 from deploy.aws.identity import RESOURCE_SERVER, Identity
 from deploy.aws.rest_api import RestApi
-from deploy.aws.routes import EACH_MINUTE
 from deploy.aws.settings import Settings
 from deploy.aws.tables import Tables
 from deploy.aws.websocket_api import WebSocketApi
 from tocsin.engines.aws.schema import TABLES
+from tocsin.gateways.aws_routes import EACH_MINUTE
 
 
 class Data(Stack):
@@ -60,21 +60,23 @@ class Service(Stack):
         self.add_stack_dependency(data, "its tables are known by name")
         bus = Bus(self, settings)
         websocket_api = WebSocketApi(self, settings)
-        cursor_key = secretsmanager.Secret(
+        cursor_key = secretsmanager.CfnSecret(
             self,
             "CursorKey",
             description="Tocsin signs startKey with it",
-            generate_secret_string=secretsmanager.SecretStringGenerator(exclude_punctuation=True, password_length=64),
+            generate_secret_string=secretsmanager.CfnSecret.GenerateSecretStringProperty(
+                exclude_punctuation=True, password_length=64
+            ),
         )
         compute = Compute(
             self,
             settings,
             bus,
-            values=_values(settings, bus, websocket_api, data.identity) | {"CURSOR_SECRET_ARN": cursor_key.secret_arn},
+            values=_values(settings, bus, websocket_api, data.identity) | {"CURSOR_SECRET_ARN": cursor_key.attr_id},
             resources={
                 "connections/POST": websocket_api.connections("POST"),
                 "connections/DELETE": websocket_api.connections("DELETE"),
-                "secret/cursor": cursor_key.secret_arn,
+                "secret/cursor": cursor_key.attr_id,
             },
         )
         websocket_api.serve(compute.functions)

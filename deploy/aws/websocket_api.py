@@ -20,8 +20,8 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from deploy.aws.log_groups import WEBSOCKET, access_log, line
-from deploy.aws.routes import AUTHORIZER, WEBSOCKET_ROUTES
 from deploy.aws.settings import Settings
+from tocsin.gateways.aws_routes import AUTHORIZER, WEBSOCKET_ROUTES
 
 #: The base path of docs/wire.md, and the seed's.
 STAGE: Final = "dvl"

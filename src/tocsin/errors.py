@@ -95,6 +95,11 @@ def invalid(field: str, message: str) -> Refusal:
     return Refusal("invalid_argument", message, field=field)
 
 
+def no_number(field: str, least: int, most: int) -> Refusal:
+    """For what is no whole number, or out of bounds."""
+    return invalid(field, f"{field} must be a whole number from {least} to {most}.")
+
+
 def after_refused(chat_id: str) -> Refusal:
     """In a batch, what follows a refused entry of its chat must not overtake it."""
     return Refusal("after_refused", "An earlier entry for this chat was refused.", chat_id=chat_id)

@@ -25,6 +25,8 @@ MessageType = Literal["fifo", "standard"]
 WEBSOCKET: Final = "WebSocket"
 #: Bytes of a WebSocket message, a REST body, a batch entry, and of a message as it is delivered.
 MAX_MESSAGE_BYTES: Final = 131_072
+#: The largest number that may be asked for; it has 18 digits.
+MAX_SEQUENCE: Final = 10**18 - 1
 
 IDENTIFIER_CHARACTERS: Final = "A-Za-z0-9._:@|+=~-"
 is_chat_id = re.compile(f"[{IDENTIFIER_CHARACTERS}]{{1,128}}").fullmatch

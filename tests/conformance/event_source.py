@@ -1,6 +1,6 @@
 """What stands between SQS and a function on AWS (the event source mapping), with the test's clock in place of SQS's.
 
-    SQS (real) -> EventSource: receive, hand over, delete what is done -> SnsBus.handle
+    SQS (real) -> EventSource: receive, hand over, delete what is done -> the functions' entry points -> SnsBus.handle
 
 Rules:
 - a queue's batch size is topology's; of a FIFO queue's group one message is in flight, as SQS has it;
@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.manual_clock import ManualClock
@@ -19,7 +19,8 @@ from tests.ministack import Services
 from tocsin.engines.aws.calls import Calls
 from tocsin.engines.aws.engine import AwsEngine
 from tocsin.engines.aws.settings import AwsSettings
-from tocsin.engines.aws.sqs_queue import Record
+from tocsin.gateways.aws_events import Batch
+from tocsin.profiles import aws
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE, Queue
 
 if TYPE_CHECKING:
@@ -35,13 +36,28 @@ NEWS: Final = (
 )
 
 
+#: Who is handed a queue's batches.
+ENTRY_POINTS: Final = {
+    WEBSOCKET_FIFO_QUEUE: aws.processor,
+    WEBSOCKET_STANDARD_QUEUE: aws.processor,
+    MESSAGE_STORAGE_QUEUE: aws.message_storage,
+}
+
+
+class Functions:
+    """What processor and message-storage need of their process."""
+
+    def __init__(self, consume: Callable[[Batch], Awaitable[Sequence[str]]]) -> None:
+        self.consume: Final = consume
+
+
 class EventSource:
     """One queue's."""
 
-    def __init__(self, queue: Queue, url: str, engine: AwsEngine, services: Services) -> None:
+    def __init__(self, queue: Queue, url: str, functions: Functions, services: Services) -> None:
         self.queue: Final = queue
         self.url: Final = url
-        self._engine = engine
+        self._functions = functions
         self._sqs = services.sqs
         self._threads = services.threads
         self._news = asyncio.Event()
@@ -94,22 +110,27 @@ class EventSource:
 
     async def _hand_over(self, batch: "Sequence[MessageTypeDef]") -> None:
         records = [
-            Record(
-                transport_id=one["MessageId"],
-                receipt=one["ReceiptHandle"],
-                body=one["Body"],
-                receives=int(one["Attributes"]["ApproximateReceiveCount"]),
-            )
+            {
+                "messageId": one["MessageId"],
+                "receiptHandle": one["ReceiptHandle"],
+                "body": one["Body"],
+                "attributes": one["Attributes"],
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{self.url.rpartition('/')[2]}",
+            }
             for one in batch
         ]
-        failed = await self._engine.bus.handle(self.queue, records)
-        await self._delete([record.receipt for record in records if record.transport_id not in failed])
+        result = await ENTRY_POINTS[self.queue].on(self._functions, {"Records": records})
+        failed = {failure["itemIdentifier"] for failure in result["batchItemFailures"]}
+        await self._delete([one["ReceiptHandle"] for one in batch if one["MessageId"] not in failed])
         self._news.set()  # a FIFO chat's next one can be received
 
     async def _delete(self, receipts: Collection[str]) -> None:
-        for receipt in receipts:
-            await self._ask(self._sqs.delete_message, QueueUrl=self.url, ReceiptHandle=receipt)
-            self._in_flight.discard(receipt)
+        entries = [{"Id": str(index), "ReceiptHandle": receipt} for index, receipt in enumerate(receipts)]
+        if entries:
+            await self._ask(self._sqs.delete_message_batch, QueueUrl=self.url, Entries=entries)
+            self._in_flight -= set(receipts)
 
     async def _show(self, receipt: str) -> None:
         """A receipt that was overtaken by another receive, or deleted, changes nothing."""
@@ -145,7 +166,8 @@ class EventSources:
             client.meta.events.register(name, self._on_news)
         engine.sqs.client.meta.events.register("before-parameter-build.sqs.ChangeMessageVisibility", self._on_hide)
         engine.sqs.client.meta.events.register("before-parameter-build.sqs.ReceiveMessage", self._on_look)
-        self._sources = {url: EventSource(queue, url, engine, services) for queue, url in urls.items()}
+        functions = Functions(aws.consumer(engine.bus, settings))
+        self._sources = {url: EventSource(queue, url, functions, services) for queue, url in urls.items()}
 
     def wake(self) -> None:
         for source in self._sources.values():

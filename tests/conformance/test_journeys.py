@@ -295,6 +295,21 @@ async def test_subscribing_again_without_a_number_changes_nothing_and_answers(ha
     assert subscribed(alice, "c1") == (1, 1, True)
 
 
+async def test_subscribing_again_without_a_number_loses_nothing_that_is_on_its_way(harness: Harness) -> None:
+    alice = await harness.member("alice", "c1")
+    gate = asyncio.Event()
+
+    async def hold(messages: object) -> None:
+        await gate.wait()
+
+    harness.meddle(WEBSOCKET_FIFO_QUEUE, hold)
+    await harness.publish_many("c1", [1, 2, 3])
+    await alice.subscribe("c1")
+    gate.set()
+    await harness.settle()
+    assert harness.numbers(alice, "c1") == [1, 2, 3]
+
+
 async def test_subscribing_again_with_a_number_starts_anew_behind_what_was_due(harness: Harness) -> None:
     alice = await harness.member("alice", "c1")
     await harness.publish("c1", 1)

@@ -8,7 +8,7 @@ from tests.conformance.harness import Harness, refusal_of
 from tocsin import metrics
 from tocsin.metrics import CLIENT_METRICS, MAX_CUSTOM_METRICS, ClientMetric
 
-LABELS = {"publishes": "p2p", "refusals": "forbidden", "dead_letters": "WebSocketFifoDLQ"}
+LABELS = {"publishes": "p2p", "refusals": "forbidden", "dead_letters": "WebSocketFifoQueue"}
 GAUGE_LABELS = {"queue_depth": "WebSocketFifoQueue", "queue_age": "q", "dead_letters_held": "q"}
 
 

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp
 
 from tests.gateways.echo import Echo, Time, count_ids, echo_body
 from tests.gateways.peer import Peer
-from tocsin.gateways.front import Front, FrontSettings
+from tocsin.gateways.front import Front
+from tocsin.gateways.port import PortSettings
 
 StartFront = Callable[..., Awaitable[Front]]
 Connect = Callable[..., Awaitable[Peer]]
@@ -36,7 +37,7 @@ async def start_front(echo: Echo, time: Time) -> AsyncIterator[StartFront]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            settings: FrontSettings | None = None, clock: Callable[[], float] = time, http: ASGIApp = echo_body
+            settings: PortSettings | None = None, clock: Callable[[], float] = time, http: ASGIApp = echo_body
         ) -> Front:
             front = Front(http, echo, new_id=count_ids(), settings=settings, clock=clock, refused=echo.refused.append)
             echo.port = await front.start("127.0.0.1", 0)

@@ -83,6 +83,7 @@ async def echo_body(scope: Scope, receive: Receive, send: Send) -> None:
     client = scope["client"][0] if scope["client"] else ""
     headers = [
         (b"content-length", str(len(body)).encode()),
+        (b"x-method", scope["method"].encode()),
         (b"x-path", scope["raw_path"]),
         (b"x-client", client.encode()),
     ]

@@ -84,6 +84,7 @@ async def test_dead_letters_are_listed_shown_replayed_and_purged(doors: Doors, a
         1,
         3,
     )
+    assert 'tocsin_dead_letters_total{queue="WebSocketFifoQueue"}' in doors.engine.metrics.expose().decode()
     assert letter["reason"]
     assert letter["firstFailedAt"] <= letter["lastFailedAt"]
     assert letter["firstFailedAt"].endswith("Z")

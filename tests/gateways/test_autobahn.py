@@ -11,7 +11,7 @@ import pytest
 
 from tests.gateways.conftest import StartFront
 from tests.gateways.echo import Echo
-from tocsin.gateways.front import FrontSettings
+from tocsin.gateways.port import PortSettings
 
 KOSOKU = Path(sys.executable).with_name("kosoku")
 #: Left out: 9, large messages for speed; 12 and 13, compression, which is declined.
@@ -28,7 +28,7 @@ class Verdict(msgspec.Struct, rename="camel"):
 
 @pytest.mark.slow
 async def test_no_case_of_the_autobahn_suite_fails(start_front: StartFront, echo: Echo, tmp_path: Path) -> None:
-    await start_front(FrontSettings(base_path="/"), time.monotonic)
+    await start_front(PortSettings(base_path="/"), time.monotonic)
     excluded = [argument for section in LEFT_OUT for argument in ("-x", section)]
     kosoku = await asyncio.create_subprocess_exec(
         KOSOKU, "-m", "fuzzingclient", *excluded, "-o", tmp_path, f"127.0.0.1:{echo.port}",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.gateways.doors import BACK_END, ORIGIN, Doors, body_of, opened, problem_of
 from tests.gateways.echo import eventually
+from tests.gateways.peer import KEY, Response, upgrade_head
 from tocsin.engines.file_keys import FileKeys
 from tocsin.errors import STATUS, Refusal
 from tocsin.gateways import batch
@@ -434,6 +435,8 @@ async def test_a_connection_is_shown_written_to_and_closed(doors: Doors) -> None
         return problem_of(answer)[:2], answer.headers["x-amzn-errortype"]
 
     assert await refused("POST", b"x" * 131_073) == ((413, "message_too_large"), "PayloadTooLargeException")
+    for nothing in (None, b""):
+        assert await refused("POST", nothing) == ((400, "bad_request"), "BadRequestException")
     assert await refused("POST", b"\xff") == ((400, "unsupported_data"), "BadRequestException")
     assert await refused("POST", b"x", "alice") == ((403, "forbidden"), "ForbiddenException")
     assert await refused("PUT", b"x") == ((405, "method_not_allowed"), "BadRequestException")
@@ -441,8 +444,8 @@ async def test_a_connection_is_shown_written_to_and_closed(doors: Doors) -> None
     assert (closed.status_code, closed.content) == (204, b"")
     assert "content-length" not in closed.headers
     assert await peer.close_code() == 1000
-    for method in ("POST", "GET", "DELETE"):
-        assert await refused(method) == ((410, "gone"), "GoneException")
+    for method, body in (("POST", b"x"), ("GET", None), ("DELETE", None)):
+        assert await refused(method, body) == ((410, "gone"), "GoneException")
 
 
 # -- order, credentials, form ------------------------------------------------------------------------------------------
@@ -480,6 +483,69 @@ async def test_what_lacks_only_the_upgrade_is_told_so(doors: Doors) -> None:
     assert problem_of(await doors.ask("GET", "?ticket=unheard-of", user="alice")) == (401, "invalid_ticket", None)
 
 
+HEAD = upgrade_head()
+#: An upgrade that is odd -> what is due once it is known who asks: status, code, field.
+ODD_UPGRADES = {
+    "none": (b"GET /dvl HTTP/1.1\r\nHost: localhost\r\n\r\n", 426, "upgrade_required", None),
+    "HTTP/1.0": (HEAD.replace(b"HTTP/1.1", b"HTTP/1.0"), 426, "upgrade_required", None),
+    "an older version, and blanks": (
+        HEAD.replace(b"13", b"8").replace(b"==", b"== \t"),
+        426,
+        "upgrade_required",
+        "Sec-WebSocket-Version",
+    ),
+    "another protocol": (HEAD.replace(b"Upgrade: websocket", b"Upgrade: h2c"), 426, "upgrade_required", None),
+    "two protocols": (upgrade_head(extra="Upgrade: h2c\r\n"), 426, "upgrade_required", None),
+    "no option": (HEAD.replace(b"Connection: Upgrade", b"Connection: close"), 426, "upgrade_required", None),
+    "an older version": (HEAD.replace(b"13", b"8"), 426, "upgrade_required", "Sec-WebSocket-Version"),
+    "no version": (HEAD.replace(b"Sec-WebSocket-Version", b"X"), 426, "upgrade_required", "Sec-WebSocket-Version"),
+    "two versions": (upgrade_head(extra="Sec-WebSocket-Version: 13\r\n"), 400, "bad_request", "Sec-WebSocket-Version"),
+    "no key": (HEAD.replace(b"Sec-WebSocket-Key", b"X-Key"), 400, "bad_request", "Sec-WebSocket-Key"),
+    "two keys": (upgrade_head(extra=f"Sec-WebSocket-Key: {KEY}\r\n"), 400, "bad_request", "Sec-WebSocket-Key"),
+    "an empty key": (HEAD.replace(KEY.encode(), b""), 400, "bad_request", "Sec-WebSocket-Key"),
+    "a short key": (HEAD.replace(KEY.encode(), b"AAAAAAAA"), 400, "bad_request", "Sec-WebSocket-Key"),
+    "no base64": (HEAD.replace(KEY.encode(), b"?" * 24), 400, "bad_request", "Sec-WebSocket-Key"),
+    "no key, no version": (
+        HEAD.replace(b"Sec-WebSocket-Key", b"X-Key").replace(b"13", b"8"),
+        400,
+        "bad_request",
+        "Sec-WebSocket-Key",
+    ),
+    "a body": (upgrade_head(extra="Content-Length: 1\r\n") + b"x", 400, "bad_request", "Content-Length"),
+    "chunks": (
+        upgrade_head(extra="Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n",
+        400,
+        "bad_request",
+        "Transfer-Encoding",
+    ),
+    "an expectation": (upgrade_head(extra="Expect: nothing\r\n"), 400, "bad_request", "Expect"),
+    "a target that is a URL": (HEAD.replace(b"GET /", b"GET http://localhost/"), 400, "bad_request", None),
+}
+
+
+@pytest.mark.parametrize("what", ODD_UPGRADES)
+async def test_an_odd_upgrade_is_told_what_is_odd_after_401_and_426_last(doors: Doors, what: str) -> None:
+    head, *due = ODD_UPGRADES[what]
+
+    async def answer(query: str, authorization: str) -> tuple[Response, list[object]]:
+        peer = await doors.connect()
+        sent = head.replace(b"/dvl", b"/dvl?" + query.encode()).replace(b"Host", authorization.encode() + b"Host")
+        await peer.send(sent)
+        response = await peer.response()
+        body = msgspec.json.decode(response.body)
+        return response, [response.status, body["code"], body.get("field")]
+
+    authorization = f"Authorization: Bearer {doors.token('alice')}\r\n"
+    response, told = await answer("", authorization)
+    assert told == due
+    wanted = [response.headers.get(name) for name in ("upgrade", "sec-websocket-version")]
+    assert wanted == (["websocket", "13"] if response.status == 426 else [None, None])
+    _, unknown = await answer("", "")
+    assert unknown == [401, "unauthorized", None]
+    _, forbidden = await answer("chatId=not-hers", authorization)
+    assert forbidden == ([403, "forbidden", None] if response.status == 426 else due)
+
+
 async def test_with_or_without_an_upgrade_401_comes_before_a_parameter_that_comes_twice(doors: Doors) -> None:
     token = doors.token("alice")
 
@@ -494,12 +560,18 @@ async def test_with_or_without_an_upgrade_401_comes_before_a_parameter_that_come
     assert await both(twice) == (401, "unauthorized", None)
     assert await both(f"token=a.b.c&{twice}") == (401, "invalid_token", None)
     assert await both("ticket=x&ticket=x") == (401, "invalid_ticket", None)
-    assert await both(f"token=a.b.c&token={token}") == (401, "invalid_token", None), "the first counts"
+    assert await both(f"ticket=x&ticket=y&token={token}") == (401, "invalid_ticket", None)
+    for first in ("a.b.c", "", "x" * 9_000):
+        assert await both(f"token={first}&token={token}") == (401, "invalid_token", None), "the first counts"
+    old = doors.token("alice", ago=7_200)
+    assert await both(f"token={old}&token={token}") == (401, "token_expired", None), "the first counts"
     for doubled, field in (
         (twice, "userId"),
         ("epoch=a&epoch=a", "epoch"),
         ("chatId=a&lastSequence=1&lastSequence=1", "lastSequence"),
         (f"token={token}", "token"),
+        ("token=a.b.c", "token"),
+        ("token=", "token"),
         ("chatId=not-hers&userId=bob&epoch=a&epoch=b", "epoch"),
     ):
         assert await both(f"token={token}&{doubled}") == (400, "invalid_argument", field)
@@ -570,6 +642,26 @@ async def test_there_is_one_way_to_say_who_one_is(doors: Doors) -> None:
 )
 async def test_a_query_is_read_strictly(doors: Doors, query: str, field: str) -> None:
     assert problem_of(await doors.ask("GET", f"/messages?{query}")) == (400, "invalid_argument", field)
+
+
+@pytest.mark.parametrize("number", ["abc", "", "-1", "1.5", "+1", "1e3", "0x1", "null", "9" * 19, "9" * 400])
+@pytest.mark.parametrize(
+    ("target", "field", "least", "most"),
+    [
+        ("/messages?chatId=a&limit=", "limit", 1, 1_000),
+        ("/permissions?chatId=a&limit=", "limit", 1, 1_000),
+        ("/messages?chatId=a&fromSequence=", "fromSequence", 0, 10**18 - 1),
+        ("/messages?chatId=a&toSequence=", "toSequence", 0, 10**18 - 1),
+        ("?chatId=a&lastSequence=", "lastSequence", 0, 10**18 - 1),
+    ],
+)
+async def test_a_wrong_number_is_told_which_it_is_and_what_is_allowed(
+    doors: Doors, target: str, field: str, least: int, most: int, number: str
+) -> None:
+    for wrong in (number, str(least - 1), str(most + 1)):
+        answer = await doors.ask("GET", f"{target}{wrong}")
+        assert problem_of(answer) == (400, "invalid_argument", field)
+        assert body_of(answer)["message"] == f"{field} must be a whole number from {least} to {most}."
 
 
 async def test_odd_times_that_are_times_are_taken(doors: Doors) -> None:
@@ -664,9 +756,12 @@ async def test_head_is_get_without_its_body_and_options_tell_what_is_allowed(doo
     ):
         answer = await doors.ask("OPTIONS", target, user=None)
         assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")
-        refused = await doors.ask("PATCH", target, user=None)
-        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
-    assert (await doors.ask("OPTIONS", "/nothing", user=None)).status_code == 404
+        for method in ("PATCH", "BREW"):
+            refused = await doors.ask(method, target, b"x", user=None)
+            assert problem_of(refused) == (405, "method_not_allowed", None)
+            assert refused.headers["allow"] == allowed
+    for method in ("OPTIONS", "BREW"):
+        assert (await doors.ask(method, "/nothing", user=None)).status_code == 404
 
 
 async def test_only_a_listed_origin_may_read_answers(doors: Doors) -> None:

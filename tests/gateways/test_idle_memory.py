@@ -13,7 +13,8 @@ CONNECTIONS = 5_000
 SERVER = """
 import asyncio, uvloop
 from tests.gateways.echo import Echo, admit, count_ids, echo_body
-from tocsin.gateways.front import Front, FrontSettings
+from tocsin.gateways.front import Front
+from tocsin.gateways.port import PortSettings
 
 class Forgetful(Echo):  # remembers neither requests nor happenings: their memory is the test's
     async def authorize(self, request, peer):
@@ -23,7 +24,7 @@ class Forgetful(Echo):  # remembers neither requests nor happenings: their memor
         pass
 
 async def serve():
-    front = Front(echo_body, Forgetful(), new_id=count_ids(), settings=FrontSettings(connections_per_address=20_000))
+    front = Front(echo_body, Forgetful(), new_id=count_ids(), settings=PortSettings(connections_per_address=20_000))
     print(await front.start("127.0.0.1", 0), flush=True)
     await asyncio.Event().wait()
 

@@ -11,9 +11,11 @@ from tests.gateways.conftest import Connect, StartFront
 from tests.gateways.echo import Echo, Time, eventually
 from tests.gateways.peer import Peer, close, frame, text, upgrade_head
 from tocsin.gateways.frames import BINARY, PING, PONG, TEXT, text_frame
-from tocsin.gateways.front import Front, FrontSettings
+from tocsin.gateways.front import Front
 from tocsin.gateways.handshake import UpgradeRequest
-from tocsin.gateways.websocket import BUCKETS, Accepted, State, WebSocketConnection, WebSocketSettings
+from tocsin.gateways.keepalive import BUCKETS, State, WebSocketSettings
+from tocsin.gateways.port import PortSettings
+from tocsin.gateways.websocket import Accepted, WebSocketConnection
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ async def test_a_client_that_hangs_up_but_does_not_read_is_cut_after_5_seconds(
 @pytest.fixture
 async def limited(start_front: StartFront) -> Front:
     """As API Gateway has it."""
-    return await start_front(FrontSettings(websocket=WebSocketSettings(idle_limit=600, connection_life=7_200)))
+    return await start_front(PortSettings(websocket=WebSocketSettings(idle_limit=600, connection_life=7_200)))
 
 
 async def pass_by(front: Front, time: Time, peer: Peer, seconds: int) -> None:
@@ -274,7 +276,7 @@ async def test_a_connection_has_its_life_and_no_more_however_much_is_said(
     start_front: StartFront, time: Time, connect: Connect, idle_limit: int
 ) -> None:
     settings = WebSocketSettings(idle_limit=idle_limit, connection_life=300)
-    front = await start_front(FrontSettings(websocket=settings))
+    front = await start_front(PortSettings(websocket=settings))
     peer = await connect()
     await peer.upgrade()
     for _ in range(11):
@@ -303,7 +305,9 @@ async def test_an_upgrade_that_is_not_decided_within_10_seconds_is_answered_503(
     peer = await connect()
     await peer.send(upgrade_head())
     await eventually(lambda: len(front.keepalive.opening()) == 1)
-    time.pass_by(10.5, front.sweep)
+    time.pass_by(9.5, front.sweep)
+    assert echo.refused == []
+    time.pass_by(0.5, front.sweep)
     response = await peer.response()
     assert (response.status, response.headers["retry-after"]) == (503, "1")
     assert await peer.at_end()

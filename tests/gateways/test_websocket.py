@@ -12,9 +12,11 @@ from tests.gateways.echo import Echo, eventually
 from tests.gateways.peer import Peer, close, frame, text, upgrade_head
 from tocsin.errors import Refusal
 from tocsin.gateways.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, text_frame
-from tocsin.gateways.front import Front, FrontSettings
+from tocsin.gateways.front import Front
 from tocsin.gateways.handshake import UpgradeRequest
-from tocsin.gateways.websocket import Accepted, WebSocketConnection, WebSocketSettings
+from tocsin.gateways.keepalive import WebSocketSettings
+from tocsin.gateways.port import PortSettings
+from tocsin.gateways.websocket import Accepted, WebSocketConnection
 
 pytestmark = pytest.mark.usefixtures("front")
 
@@ -387,7 +389,7 @@ async def test_a_violation_is_told_although_the_client_sends_on(echo: Echo, peer
 
 
 async def test_the_limit_of_a_message_is_a_setting(echo: Echo, start_front: StartFront, connect: Connect) -> None:
-    await start_front(FrontSettings(websocket=WebSocketSettings(max_message=10)))
+    await start_front(PortSettings(websocket=WebSocketSettings(max_message=10)))
     peer = await connect()
     await peer.upgrade()
     await peer.send(text("x" * 10) + text("x" * 11))

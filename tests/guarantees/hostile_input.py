@@ -89,6 +89,7 @@ REQUESTS: Final[list[Bad]] = [
         code="method_not_allowed",
         headers=("allow",),
     ),
+    Bad(name="unknown method", head=("BREW", "/dvl/publish", TOKEN), status=405, headers=("allow",)),
     Bad(
         name="no token",
         head=("GET", f"/dvl{MESSAGES}"),
@@ -200,6 +201,12 @@ REQUESTS: Final[list[Bad]] = [
 ]
 
 
+def odd_upgrade(name: str, due: str, odd: str, status: int, code: str) -> Bad:
+    """An upgrade with `odd` in the place of the header line `due`."""
+    lines = [odd if line == due else line for line in raw.UPGRADE]
+    return Bad(name=name, head=("GET", "/dvl", TOKEN, *lines), status=status, code=code)
+
+
 def upgrade(target: str, status: int, code: str | None, *headers: str, user: str = "alice") -> Bad:
     head = ("GET", f"/dvl{target}", *headers)
     return Bad(name=f"{target} {headers}", head=head, status=status, code=code, upgrade=True, user=user)
@@ -219,6 +226,9 @@ UPGRADES: Final[list[Bad]] = [
     *[upgrade(f"?chatId={ROOM}&lastSequence={last}", 400, "invalid_argument", TOKEN) for last in ("-1", "1.5", "x")],
     Bad(name="no upgrade", head=("GET", f"/dvl?chatId={ROOM}", TOKEN), status=426, code="upgrade_required"),
     Bad(name="no upgrade, no token", head=("GET", "/dvl"), status=401, code="unauthorized"),
+    odd_upgrade("no key", raw.UPGRADE[3], "X-Key: x", 400, "bad_request"),
+    odd_upgrade("a bad key", raw.UPGRADE[3], "Sec-WebSocket-Key: x", 400, "bad_request"),
+    odd_upgrade("an old version", raw.UPGRADE[2], "Sec-WebSocket-Version: 8", 426, "upgrade_required"),
 ]
 
 

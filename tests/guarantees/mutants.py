@@ -91,7 +91,7 @@ class Trial:
     def _pytest(self, test: str) -> tuple[int, str]:
         """The copy comes first on the path, for pytest and for the processes that a test starts."""
         path = os.pathsep.join((str(self._copy / "src"), str(self._copy)))
-        environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "400"}  # of reasons
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *test.split(" ")]
         try:
             done = subprocess.run(
@@ -118,7 +118,7 @@ def run(mutants: Sequence[Mutant], root: Path) -> list[Verdict]:
         trial = Trial(root, Path(folder))
         for mutant in mutants:
             verdict = trial.run(mutant)
-            print(f"{verdict.outcome:9} {verdict.seconds:5.1f} s  {verdict.mutant}: {verdict.why[:150]}", flush=True)
+            print(f"{verdict.outcome:9} {verdict.seconds:5.1f} s  {verdict.mutant}: {verdict.why[:300]}", flush=True)
             verdicts.append(verdict)
     return verdicts
 

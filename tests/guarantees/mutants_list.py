@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tests.guarantees.aws_mutants import AWS_MUTANTS
 from tests.guarantees.mutants import Mutant
 
 EMBEDDED: Final = "src/tocsin/engines/embedded"
@@ -10,6 +11,11 @@ CLAIMS: Final = "tests/guarantees/claims"
 
 CHECKER: Final = "tests/guarantees/test_checker.py"
 POWER_CUT: Final = "tests/guarantees/test_power_cut.py"
+UNANSWERED: Final = "tests/guarantees/test_kill.py::test_who_repeats_what_had_no_answer_is_told_what_became_of_it"
+IN_FLIGHT: Final = (
+    "tests/engines/embedded/test_group_commit.py::test_until_a_commit_has_come_back_nobody_is_told_of_what_it_brings"
+)
+WHOLE: Final = "tests/conformance/test_messages.py::test_history_is_whole_at_every_moment_while_it_is_stored"
 FIREHOSE: Final = "tests/guarantees/test_resume.py::test_resume_and_sync_under_a_firehose_leave_no_hole"
 NEXT: Final = "tests/guarantees/test_resume.py::test_who_is_subscribed_hears_what_is_published_next"
 LONG_LOG: Final = "tests/guarantees/test_process.py::test_it_is_back_at_once_with_a_long_unmoved_log"
@@ -18,11 +24,6 @@ SLOW_READER: Final = "tests/guarantees/test_slow_reader.py"
 TRIES: Final = "tests/guarantees/test_poison.py::test_tries_are_counted_across_a_crash"
 RETRY: Final = "tests/guarantees/test_poison.py::test_what_a_later_try_delivers_is_heard_once_under_its_number"
 POISON: Final = "tests/guarantees/test_poison.py::test_a_chat_that_is_stuck_holds_up_no_other"
-
-
-def killed(failpoint: str) -> str:
-    return f"tests/guarantees/test_kill.py::test_nothing_acknowledged_is_lost_where_it_is_killed[{failpoint}]"
-
 
 _SYNC: Final = "await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, connection, tasks)"
 _ACK: Final = "[append.answers.set_result(answers) for append, answers in zip(appends, draft.answers, strict=True)]"
@@ -34,8 +35,8 @@ MUTANTS: Final = [
     Mutant(
         name="ack before commit",
         file=f"{EMBEDDED}/group_commit.py",
-        edits=((_SYNC, f"{_ACK}; await asyncio.sleep(0.005); {_SYNC}"),),
-        test=killed("commit.before_sync"),
+        edits=((_SYNC, f"{_ACK}; await asyncio.sleep(0.1); {_SYNC}"),),
+        test=f"{UNANSWERED}[commit.before_sync]",
     ),
     Mutant(
         name="synchronous=OFF",
@@ -47,7 +48,7 @@ MUTANTS: Final = [
         name="head in memory moved before the commit",
         file=f"{EMBEDDED}/draft.py",
         edits=(("chat.drawn_sequence = number", "chat.drawn_sequence = chat.sequence = number"),),
-        test=killed("commit.before_sync"),
+        test=IN_FLIGHT,
     ),
     Mutant(
         name="history read as two reads",
@@ -55,16 +56,17 @@ MUTANTS: Final = [
         edits=(
             ('parameters["tail"] = str(tail[-limit:])', 'parameters["tail"] = "[]"'),
             (
-                "return Page(bodies=_split(joined), next=following)",
-                f"""await self._clock.sleep(0.02)
-        late = [each.position for each in chat.unmoved if each.sequence and first <= each.sequence <= last]
+                "return await asyncio.shield(page)  # who goes away takes it from nobody else",
+                f"""joined = (await asyncio.shield(page)).bodies
+        await self._clock.sleep(0.5)
+        late = [row[0] for row in chat.unmoved if row[2] and first <= row[2] <= last]
         rest = await self._reads.run(lambda connection: {_LOG_ROWS})
-        known = set(_split(joined))
-        bodies = [*_split(joined), *(body for (body,) in rest if body not in known)][:limit]
-        return Page(bodies=bodies, next=following if len(bodies) < limit else str(first + limit))""",
+        known = set(joined)
+        bodies = [*joined, *(body for (body,) in rest if body not in known)][:limit]
+        return Page(bodies=bodies, next=None if len(bodies) < limit else str(first + limit))""",
             ),
         ),
-        test=FIREHOSE,
+        test=WHOLE,
     ),
     Mutant(
         name="fence read before the subscriptions are dropped",
@@ -116,7 +118,7 @@ MUTANTS: Final = [
                 "self._claims.write(self._connection, self._now); self._claims.settle(self._now, committed=True)",
             ),
         ),
-        test=killed("commit.after_sync"),
+        test=f"{UNANSWERED}[commit.after_sync]",
     ),
     Mutant(
         name="a replay that ends one early",
@@ -181,4 +183,5 @@ MUTANTS: Final = [
         edits=(("(found[0].digest, found[0].timestamp) != (message.digest, ", "(found[0].timestamp,) != ("),),
         test=CHECKER,
     ),
+    *AWS_MUTANTS,
 ]

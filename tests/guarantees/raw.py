@@ -12,6 +12,13 @@ from tests.guarantees.server import HOST, Service
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 MASK: Final = b"\x01\x02\x03\x04"
+#: The header lines of an upgrade.
+UPGRADE: Final = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -39,16 +46,7 @@ def request(method: str, target: str, *headers: str, body: bytes = b"", close: b
 
 
 def upgrade(target: str, *headers: str) -> bytes:
-    return request(
-        "GET",
-        target,
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        *headers,
-        close=False,
-    )
+    return request("GET", target, *UPGRADE, *headers, close=False)
 
 
 async def exchange(service: Service, sent: bytes, deadline: float = 20.0) -> Answer | None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 async def test_a_hundred_revocations_under_load_hold(service: Service, recorder: Recorder) -> None:
     chance = random.Random(100)
-    await service.start()
+    await service.start("revoke.tombstoned=stall:10")  # long enough for messages to come in between
     outcast = SocketPublisher(recorder, OUTCAST, drafts(OUTCAST, ROOMS[:2], 100), pause=0.005)
     async with Traffic(recorder, seed=100, revokes=False) as traffic:
         publishing = asyncio.create_task(outcast.run())

@@ -1,12 +1,13 @@
-"""The nine functions on an embedded engine: events in, results out, and clients that hear what is posted to them."""
+"""The nine functions on either engine: events in, results out, and clients that hear what is posted to them."""
 
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import msgspec
 
+from tests.conformance.aws import AwsHarness
 from tests.conformance.embedded import EmbeddedHarness
-from tests.conformance.harness import Client, identity
+from tests.conformance.harness import Client, Harness, identity
 from tests.gateways.lambda_events import CLAIMS, CONNECTION, Aws, Json
 from tocsin.engines.aws.settings import FUNCTIONS, Function
 from tocsin.gateways.aws_events import Batch
@@ -22,42 +23,29 @@ RULES: Final = TokenRules(
 ORIGIN: Final = "https://app.example.com"
 
 
-class Functions(EmbeddedHarness):
-    """`dialect` makes the events. `tickets`: what the row of a spent ticket says."""
+class Functions(Harness):
+    """`dialect` makes the events."""
 
     dialect: Aws = Aws()
     frame_seconds = 25.0
+    parts: dict[Function, Parts]
 
-    def _begin(self) -> None:
-        self.tickets: dict[str, frozenset[str]] = {}
-        self.batches: list[Batch] = []
-        self.minutes = 0
-        self.parts = {function: self._wire(function) for function in FUNCTIONS}
-        super()._begin()
-
-    def _wire(self, function: Function) -> Parts:
-        return Parts(
-            function,
-            self.engine,
-            self.service.tokens,
-            RULES,
-            consume=self._consume,
-            each_minute=self._each_minute,
-            limit_of=self._limit_of,
-            cursors=Cursors(b"secret"),
-            allowed_origins=frozenset({ORIGIN}),
-            frame_seconds=self.frame_seconds,
-        )
-
-    async def _consume(self, batch: Batch) -> Sequence[str]:
-        self.batches.append(batch)
-        return ["message-1"]
-
-    async def _each_minute(self) -> None:
-        self.minutes += 1
-
-    async def _limit_of(self, ticket: str) -> frozenset[str] | None:
-        return self.tickets.get(ticket)
+    def _wire(self) -> None:
+        self.parts = {
+            function: Parts(
+                function,
+                self.engine,
+                self.service.tokens,
+                RULES,
+                consume=self._consume,
+                each_minute=self._each_minute,
+                limit_of=self._limit_of,
+                cursors=Cursors(b"secret"),
+                allowed_origins=frozenset({ORIGIN}),
+                frame_seconds=self.frame_seconds,
+            )
+            for function in FUNCTIONS
+        }
 
     # What Lambda does
 
@@ -125,3 +113,58 @@ class Functions(EmbeddedHarness):
         result = await self.call(function, self.dialect.message(body, route=str(name), connection=connection))
         assert result["statusCode"] == 200
         return msgspec.json.decode(result["body"]) if "body" in result else None
+
+    def spent(self, ticket: str, chats: frozenset[str]) -> None:
+        """What the ticket's row says, where there is none."""
+
+    # What an engine on AWS has beyond the protocols
+
+    async def _consume(self, batch: Batch) -> Sequence[str]:
+        raise NotImplementedError
+
+    async def _each_minute(self) -> None:
+        raise NotImplementedError
+
+    async def _limit_of(self, ticket: str) -> frozenset[str] | None:
+        raise NotImplementedError
+
+
+class EmbeddedFunctions(Functions, EmbeddedHarness):
+    """What it lacks of AWS is written down: batches that were handed over, minutes, and the rows of spent tickets."""
+
+    def _begin(self) -> None:
+        self._tickets: dict[str, frozenset[str]] = {}
+        self.batches: list[Batch] = []
+        self.minutes = 0
+        self._wire()
+        super()._begin()
+
+    async def _consume(self, batch: Batch) -> Sequence[str]:
+        self.batches.append(batch)
+        return ["message-1"]
+
+    async def _each_minute(self) -> None:
+        self.minutes += 1
+
+    async def _limit_of(self, ticket: str) -> frozenset[str] | None:
+        return self._tickets.get(ticket)
+
+    def spent(self, ticket: str, chats: frozenset[str]) -> None:
+        self._tickets[ticket] = chats
+
+
+class AwsFunctions(Functions, AwsHarness):
+    """All of it real, but for the clock and what stands between SQS and Lambda."""
+
+    def _begin(self) -> None:
+        self._wire()
+        super()._begin()
+
+    async def _consume(self, batch: Batch) -> Sequence[str]:
+        return await aws.consumer(self.aws.bus, self._settings)(batch)
+
+    async def _each_minute(self) -> None:
+        await self.aws.each_minute()
+
+    async def _limit_of(self, ticket: str) -> frozenset[str] | None:
+        return await self.aws.tickets.limit_of(ticket)

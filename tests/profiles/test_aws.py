@@ -4,15 +4,18 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final, TypeVar
 
 import msgspec
 import pytest
 
-from tests.conformance.harness import Options, identity
-from tests.gateways.lambda_events import CLAIMS, CONNECTION, DIALECTS, Json
-from tests.profiles.stand import ORIGIN, Functions
+from tests.conformance.harness import Client, Options, identity
+from tests.gateways.lambda_events import CLAIMS, CONNECTION, DIALECTS, Aws, Json
+from tests.ministack import Stage
+from tests.profiles.stand import ORIGIN, AwsFunctions, EmbeddedFunctions, Functions
 from tocsin.engines.aws.settings import FUNCTIONS, Function
 from tocsin.engines.file_keys import FileKeys
 from tocsin.gateways.aws_routes import EACH_MINUTE, ENTRY_POINTS, REST_ROUTES, WEBSOCKET_ROUTES
@@ -26,22 +29,54 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> FileKeys:
     return FileKeys(tmp_path_factory.mktemp("keys"))
 
 
-@pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
-async def stand(request: pytest.FixtureRequest, tmp_path: Path, files: FileKeys) -> AsyncIterator[Functions]:
-    functions = Functions(tmp_path, files)
-    functions.dialect = request.param
+Kind = TypeVar("Kind", bound=Functions)
+
+
+@asynccontextmanager
+async def started(functions: Kind) -> AsyncIterator[Kind]:
     await functions.start()
-    yield functions
-    await functions.stop()
+    try:
+        yield functions
+    finally:
+        await functions.stop()
 
 
 @pytest.fixture
-async def one(tmp_path: Path, files: FileKeys) -> AsyncIterator[Functions]:
-    """For what does not depend on an event's form."""
-    functions = Functions(tmp_path, files)
-    await functions.start()
-    yield functions
-    await functions.stop()
+async def one(tmp_path: Path, files: FileKeys) -> AsyncIterator[EmbeddedFunctions]:
+    """For what depends neither on an event's form nor on the engine."""
+    async with started(EmbeddedFunctions(tmp_path, files)) as functions:
+        yield functions
+
+
+def name_of(dialect: Aws | None) -> str | None:
+    return None if dialect is None else dialect.name
+
+
+@pytest.fixture(params=DIALECTS, ids=name_of)
+async def both(request: pytest.FixtureRequest, tmp_path: Path, files: FileKeys) -> AsyncIterator[EmbeddedFunctions]:
+    """In both forms of an event."""
+    made = EmbeddedFunctions(tmp_path, files)
+    made.dialect = request.param
+    async with started(made) as functions:
+        yield functions
+
+
+@pytest.fixture(params=[*DIALECTS, pytest.param(None, marks=pytest.mark.slow, id="dynamodb")], ids=name_of)
+async def stand(request: pytest.FixtureRequest, tmp_path: Path, files: FileKeys) -> AsyncIterator[Functions]:
+    """In both forms of an event on the embedded engine, and on AWS's."""
+    made: Functions
+    if request.param is None:
+        made = AwsFunctions(request.getfixturevalue("make_stage")(), files)
+    else:
+        made = EmbeddedFunctions(tmp_path, files)
+        made.dialect = request.param
+    async with started(made) as functions:
+        yield functions
+
+
+#: What Lambda takes, and hands back.
+LAMBDA_BYTES: Final = 6 * 1024 * 1024
+READER: Final = CLAIMS | {"scope": "tocsin/messages:read"}
 
 
 def fifo(chat: str, content: object = "hello", **more: object) -> Json:
@@ -78,6 +113,7 @@ async def test_what_is_published_is_read_in_both_forms_of_events(stand: Function
     assert headers["content-type"] == "application/json"
     assert headers["x-request-id"] == "e43a8f2a-xmpl-4f0c-8f0a-9b5d2a9d1a2b"
     assert "content-length" not in headers
+    await stand.settle()
     status, _, page = await stand.rest(
         "message-retrieval", "GET", "/messages", query="chatId=c1", user="alice", scopes=()
     )
@@ -96,7 +132,7 @@ async def test_a_client_has_its_own_request_id_back(stand: Functions) -> None:
     assert headers["x-request-id"] == "mine"
 
 
-async def test_a_payload_is_carried_as_its_bytes(one: Functions) -> None:
+async def test_a_payload_is_carried_as_its_bytes(one: EmbeddedFunctions) -> None:
     body = b'{"payload":{"chatId":"c1","eventType":"e","content":{"n":1e400,"b":2,"a":"\\u00fc\xc3\xbc"}}}'
     status, _, _ = await one.rest("a2pHttpPublisher", "POST", "/publish", body)
     assert status == 202
@@ -121,7 +157,7 @@ async def test_a_payload_is_carried_as_its_bytes(one: Functions) -> None:
     ],
 )
 async def test_what_is_wrong_is_refused_as_everywhere(
-    one: Functions,
+    one: EmbeddedFunctions,
     function: Function,
     method: str,
     resource: str,
@@ -166,6 +202,7 @@ async def test_a_machine_is_its_client_id(stand: Functions) -> None:
     claims = {name: value for name, value in CLAIMS.items() if name != "username"} | {"client_id": "back-end"}
     status, _, _ = await stand.rest("a2pHttpPublisher", "POST", "/publish", fifo("c1"), claims=claims)
     assert status == 202
+    await stand.settle()
     page = await stand.engine.messages.by_number("c1", 1, 9, 9)
     assert msgspec.json.decode(page.bodies[0])["senderId"] == "back-end"
 
@@ -187,7 +224,7 @@ async def test_a_batch_is_answered_entry_by_entry(stand: Functions) -> None:
     assert codes == [None, "invalid_argument", "after_refused", None]
 
 
-async def test_a_delivered_message_is_smaller_than_what_api_gateway_takes(one: Functions) -> None:
+async def test_a_delivered_message_is_smaller_than_what_api_gateway_takes(one: EmbeddedFunctions) -> None:
     def of_size(size: int) -> bytes:
         return msgspec.json.encode(fifo("c1", "x" * size))
 
@@ -229,13 +266,46 @@ async def test_metrics_are_taken(stand: Functions) -> None:
     assert status == 202
 
 
-async def test_a_defect_is_a_500_and_its_text_stays_inside(one: Functions, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_defect_is_a_500_and_its_text_stays_inside(
+    one: EmbeddedFunctions, capsys: pytest.CaptureFixture[str]
+) -> None:
     await one.stop()
     status, _, problem = await one.rest("a2pHttpPublisher", "POST", "/publish", fifo("c1", "secret"))
     assert status in (500, 503)
     assert problem["code"] in ("internal", "unavailable")
     told = capsys.readouterr()
     assert "secret" not in told.out + told.err
+
+
+@pytest.mark.slow
+async def test_a_page_and_a_batch_pass_through_lambda(
+    make_stage: Callable[[], Stage], tmp_path: Path, files: FileKeys
+) -> None:
+    """Whatever is in them: 6 MB is what a call, or an answer, of a function may have."""
+    async with started(AwsFunctions(make_stage(), files)) as functions:
+        entry = msgspec.json.encode(fifo("c1", "x" * 130_000))
+        many = b'{"messages":[' + b",".join([entry] * 31) + b"]}"
+        most = many + b" " * (4 * 1024 * 1024 - len(many))
+        claims = CLAIMS | {"scope": "tocsin/publish:any"}
+        event = functions.dialect.rest("POST", "/publish/batch", body=most, claims=claims)
+        assert len(msgspec.json.encode(event)) < LAMBDA_BYTES
+        for _ in range(2):
+            result = await functions.call("a2pHttpPublisher", event)
+            assert b'"error"' not in result["body"].encode()
+        await functions.settle()
+        numbers: list[int] = []
+        more = ""
+        while True:
+            query = f"chatId=c1&limit=1000&fromSequence=1{more}"
+            event = functions.dialect.rest("GET", "/messages", query=query, claims=READER)
+            answer = await functions.call("message-retrieval", event)
+            assert len(msgspec.json.encode(answer)) < LAMBDA_BYTES
+            page = msgspec.json.decode(answer["body"])
+            numbers += [message["sequenceNumber"] for message in page["messages"]]
+            if page["nextStartKey"] is None:
+                break
+            more = f"&startKey={page['nextStartKey']}"
+        assert numbers == list(range(1, 63))
 
 
 # -- the upgrade -------------------------------------------------------------------------------------------------------
@@ -248,6 +318,25 @@ async def test_the_chats_of_the_url_are_heard_from_the_upgrade_on(stand: Functio
     await stand.settle()
     assert stand.numbers(alice, "c1") == [1]
     assert alice.of_type("subscribed") == [], "nothing runs after an upgrade: the client's first frame is sync"
+
+
+@pytest.mark.slow
+async def test_a_fan_out_during_the_upgrade_loses_nobody(make_stage: Callable[[], Stage], files: FileKeys) -> None:
+    """Its row is written, the upgrade has not ended: API Gateway says 410, and that is no reason to forget it."""
+    async with started(AwsFunctions(make_stage(), files)) as functions:
+        await functions.grant("alice", "c1", "member")
+        query = f"token={functions.token('alice')}&chatId=c1"
+        assert await functions.upgrade(query) == {"statusCode": 200}
+        await functions.publish("c1", "too early")
+        await functions.settle()
+        assert ("POST", CONNECTION) in functions.api.asked
+        alice = Client(CONNECTION, identity("alice"), functions)
+        functions.attach(alice)
+        await functions.publish("c1", "in time")
+        await functions.settle()
+        heard = [frame["payload"]["content"] for frame in alice.of_type("message")]
+        assert heard[-1] == "in time"
+        assert functions.numbers(alice, "c1")[-1] == 2
 
 
 async def test_a_subprotocol_is_answered_with_and_may_bring_the_token(stand: Functions) -> None:
@@ -310,7 +399,7 @@ async def test_a_ticket_opens_once_and_its_chats_are_the_limit(stand: Functions)
         await stand.grant("alice", chat, "member")
     _, _, answer = await stand.rest("chat-permission", "POST", "/tickets", {"chatIds": ["c1"]}, user="alice", scopes=())
     ticket = answer["ticket"]
-    stand.tickets[ticket] = frozenset({"c1"})
+    stand.spent(ticket, frozenset({"c1"}))
     assert await stand.upgrade(f"ticket={ticket}") == {"statusCode": 200}
     connection = await stand.engine.connections.get(CONNECTION)
     assert connection is not None
@@ -320,18 +409,18 @@ async def test_a_ticket_opens_once_and_its_chats_are_the_limit(stand: Functions)
         await stand.upgrade(f"ticket={ticket}", connection="another")
 
 
-async def test_a_ticket_whose_row_is_gone_allows_no_chat(stand: Functions) -> None:
-    _, _, answer = await stand.rest(
+async def test_a_ticket_whose_row_is_gone_allows_no_chat(both: EmbeddedFunctions) -> None:
+    _, _, answer = await both.rest(
         "chat-permission", "POST", "/tickets", {"chatIds": ["user:alice"]}, user="alice", scopes=()
     )
-    assert await stand.upgrade(f"ticket={answer['ticket']}") == {"statusCode": 200}
-    connection = await stand.engine.connections.get(CONNECTION)
+    assert await both.upgrade(f"ticket={answer['ticket']}") == {"statusCode": 200}
+    connection = await both.engine.connections.get(CONNECTION)
     assert connection is not None
     assert connection.identity.chat_ids == frozenset()
 
 
 async def test_who_has_too_many_connections_is_refused_by_connect(tmp_path: Path, files: FileKeys) -> None:
-    stand = Functions(tmp_path, files)
+    stand = EmbeddedFunctions(tmp_path, files)
     await stand.start(Options(connections_per_user=1))
     await stand.open("alice")
     answer = await stand.upgrade(f"token={stand.token('alice')}", connection="second")
@@ -416,7 +505,7 @@ async def test_a_sync_subscribes_many_chats_and_one_that_is_refused_is_an_error(
     assert (error["chatId"], error["code"], error["requestId"]) == ("secret", "forbidden", "r1")
 
 
-async def test_a_sync_brings_so_much_that_its_time_suffices_and_says_what_it_left_out(one: Functions) -> None:
+async def test_a_sync_brings_so_much_that_its_time_suffices_and_says_what_it_left_out(one: EmbeddedFunctions) -> None:
     await one.grant("alice", "c1", "reader")
     await one.publish_many("c1", ["x"] * 1200)
     alice = await one.open("alice")
@@ -441,7 +530,7 @@ async def test_a_sync_brings_so_much_that_its_time_suffices_and_says_what_it_lef
     ],
 )
 async def test_a_frame_that_cannot_be_understood_is_answered_with_an_error(
-    one: Functions, body: str, code: str, field: str | None
+    one: EmbeddedFunctions, body: str, code: str, field: str | None
 ) -> None:
     await one.open("alice")
     action = "$connect" if "$connect" in body else "ping"
@@ -493,7 +582,7 @@ async def test_a_publish_without_permission_is_refused_live(stand: Functions) ->
 
 
 async def test_a_defect_is_answered_and_its_text_stays_inside(
-    one: Functions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    one: EmbeddedFunctions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await one.restart(Options(failpoints="publish.before_ack=raise"))
     await one.grant("alice", "c1", "member")
@@ -505,7 +594,7 @@ async def test_a_defect_is_answered_and_its_text_stays_inside(
     assert "FailpointError" in told.out + told.err
 
 
-async def test_an_action_that_takes_too_long_is_unknown_and_not_silence(one: Functions) -> None:
+async def test_an_action_that_takes_too_long_is_unknown_and_not_silence(one: EmbeddedFunctions) -> None:
     one.frame_seconds = 0.05
     await one.restart(Options(failpoints="subscribe.mid_replay=stall:60000"))
     await one.grant("alice", "c1", "reader")
@@ -519,16 +608,27 @@ async def test_an_action_that_takes_too_long_is_unknown_and_not_silence(one: Fun
 
 
 @pytest.mark.parametrize("function", ["processor", "message-storage"])
-async def test_a_batch_goes_to_the_bus_and_what_is_not_done_comes_again(stand: Functions, function: Function) -> None:
-    result = await stand.call(function, stand.dialect.batch("WebSocketStandardQueue", "a", "b"))
+async def test_a_batch_goes_to_the_bus_and_what_is_not_done_comes_again(
+    both: EmbeddedFunctions, function: Function
+) -> None:
+    result = await both.call(function, both.dialect.batch("WebSocketStandardQueue", "a", "b"))
     assert result == {"batchItemFailures": [{"itemIdentifier": "message-1"}]}
-    (batch,) = stand.batches
+    (batch,) = both.batches
     assert (batch.queue, [record.body for record in batch.records]) == ("WebSocketStandardQueue", ["a", "b"])
 
 
-async def test_each_minute_ended_tokens_are_told_and_the_engine_has_its_turn(stand: Functions) -> None:
-    await stand.open("alice")
-    later = identity("alice", expires_at=stand.clock.now() + 80_000)
-    await stand.engine.connections.refresh(CONNECTION, later)
-    assert await stand.call("connection-handler", stand.dialect.minute()) == {}
-    assert stand.minutes == 1
+async def test_each_minute_ended_tokens_are_told_and_the_engine_has_its_turn(both: EmbeddedFunctions) -> None:
+    await both.open("alice")
+    assert await both.call("connection-handler", both.dialect.minute()) == {}
+    assert both.minutes == 1
+
+
+async def test_whose_token_ends_is_told_before_and_the_connection_is_closed_after(stand: Functions) -> None:
+    await stand.upgrade(f"token={stand.token('alice', seconds=110)}")
+    alice = Client(CONNECTION, identity("alice"), stand)
+    stand.attach(alice)
+    for _ in range(3):
+        stand.clock.advance(60)
+        await stand.call("connection-handler", stand.dialect.minute())
+    assert alice.frames[0]["type"] == "tokenExpiring"
+    assert alice.closed is not None

@@ -58,15 +58,9 @@ sys.addaudithook(forbid)
 @pytest.mark.parametrize(
     ("function", "variable"),
     [
-        ("websocket-authorizer", "PERMISSIONS_TABLE"),
         ("connection-handler", "WS_API_ENDPOINT"),
         ("p2pWebSocketPublisher", "FIFO_TOPIC_ARN"),
-        ("a2pHttpPublisher", "STANDARD_TOPIC_ARN"),
-        ("processor", "SEQUENCE_TABLE"),
-        ("message-storage", "MESSAGE_STORAGE_TABLE"),
         ("message-retrieval", "CURSOR_SECRET_ARN"),
-        ("chat-permission", "AUDIENCE"),
-        ("metric-collector", "ISSUER"),
     ],
 )
 def test_what_is_missing_in_the_environment_ends_the_start_with_its_name(function: Function, variable: str) -> None:

@@ -151,7 +151,10 @@ def serve(
         int, _setting("CONNECTIONS_PER_USER", _LIMITS, _count, "NUMBER", "Connections of one user.")
     ] = 100,
     connections_per_address: Annotated[
-        int, _setting("CONNECTIONS_PER_ADDRESS", _LIMITS, _count, "NUMBER", "Connections from one address.")
+        int,
+        _setting(
+            "CONNECTIONS_PER_ADDRESS", _LIMITS, _count, "NUMBER", "Connections from one address; of IPv6, from one /64."
+        ),
     ] = 1_000,
     chats_per_connection: Annotated[
         int, _setting("CHATS_PER_CONNECTION", _LIMITS, _count, "NUMBER", "Chats that one connection may listen to.")

@@ -211,10 +211,10 @@ def _frames(url: str, headers: dict[str, str]) -> Generator[bytes, bytes | None]
 def _after_close(code: int | None, why: str) -> Dropped | Failure:
     """docs/wire.md, Close codes. 4401 comes when the token has ended: the next connection reads the file anew."""
     if code in (CloseCode.BAD_REQUEST, CloseCode.FORBIDDEN):
-        return Failure(f"The service has closed the connection for good: {code} {why}".rstrip() + ".")
+        return Failure(f"The service has closed the connection for good: {code} {why}".rstrip(" .") + ".")
     told = why.removeprefix("retryAfter=")
     wait = int(told) / 1000 if told != why and told.isascii() and told.isdigit() else 0.0
-    return Dropped("without a word" if code is None else f"{code} {why}".rstrip(), wait)
+    return Dropped("without a word" if code is None else f"{code} {why}".rstrip(" ."), wait)
 
 
 def _after_refusal(status: int, body: bytes | bytearray, retry_after: str | None) -> Dropped | Failure:

@@ -7,6 +7,8 @@ Rules:
   again, so between replay and live there is neither hole nor repeat;
 - a replay is read from the store as the socket drains, and does not count as unsent;
 - whatever is said of a chat is said while the subscription stands: nothing follows `revoked`.
+
+Long because registering, replaying and going live are one promise.
 """
 
 import asyncio
@@ -191,35 +193,40 @@ class ConnectionHandler:
         resume = _plan(head, last_sequence, epoch)
         if resume.first <= head.sequence:
             resume = await self._fit(chat_id, resume, head.sequence, budget)
-        recovered = resume.recovered
         if resume.gap is not None:
             await self._say(subscription, [gap_frame(chat_id, *resume.gap)])
-        recovered &= await self._replay(subscription, resume.first, head.sequence, budget)
-        frame = _subscribed(connection_id, chat_id, head, request_id, recovered=recovered)
-        if not await self._say(subscription, [frame]):
+        rest, whole = await self._replay(subscription, resume.first, head.sequence, budget)
+        frame = _subscribed(connection_id, chat_id, head, request_id, recovered=resume.recovered and whole)
+        if not await self._say(subscription, [*rest, frame]):
             return
         delivered = head.sequence
         while (owed := await self._connections.go_live(subscription, delivered)) is not None:
-            await self._replay(subscription, delivered + 1, owed, budget)
+            rest, _ = await self._replay(subscription, delivered + 1, owed, budget)
+            await self._say(subscription, rest)
             delivered = owed
 
-    async def _replay(self, subscription: Subscription, first: int, last: int, budget: _Budget) -> bool:
-        """Sends these numbers from the store, slice by slice, as the socket takes them; whether that were all."""
-        chat_id, whole = subscription.chat_id, True
+    async def _replay(
+        self, subscription: Subscription, first: int, last: int, budget: _Budget
+    ) -> tuple[list[bytes], bool]:
+        """Sends these numbers from the store, slice by slice, as the socket takes them; whether that were all.
+
+        The last slice is given back, to be sent together with what comes after it.
+        """
+        frames, whole = list[bytes](), True
         while first <= last:
             await self._failpoints.reach("subscribe.mid_replay")
+            if frames and not await self._say(subscription, frames):
+                return [], False
             if not await self._clients.drained(subscription.connection_id):
-                return False
-            page = await self._messages.by_number(chat_id, first, last, REPLAY_SLICE)
+                return [], False
+            page = await self._messages.by_number(subscription.chat_id, first, last, REPLAY_SLICE)
             end = last if page.next is None else int(page.next) - 1
-            frames = _frames(chat_id, first, end, page.bodies)
+            frames = _frames(subscription.chat_id, first, end, page.bodies)
             whole &= len(frames) == len(page.bodies)
-            if not await self._say(subscription, frames):
-                return False
             budget.messages -= len(page.bodies)
             budget.size -= sum(map(len, page.bodies))
             first = end + 1
-        return whole
+        return frames, whole
 
     async def _say(self, subscription: Subscription, payloads: Sequence[bytes]) -> bool:
         """Unless it was revoked meanwhile."""

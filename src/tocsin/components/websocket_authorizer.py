@@ -8,9 +8,9 @@ transaction.
 import msgspec
 
 from tocsin.clock import Clock
-from tocsin.errors import Refusal, forbidden, invalid
+from tocsin.errors import Refusal, forbidden, invalid, no_number
 from tocsin.identity import Identity, TokenCheck
-from tocsin.message import is_chat_id
+from tocsin.message import MAX_SEQUENCE, is_chat_id
 from tocsin.roles import may_read
 from tocsin.tables import Permissions, Tickets
 
@@ -71,7 +71,7 @@ class WebsocketAuthorizer:
                 not (request.last_sequence.isascii() and request.last_sequence.isdigit())
                 or len(request.last_sequence) > 18
             ):
-                raise invalid("lastSequence", "It must be a whole number, 0 or more.")
+                raise no_number("lastSequence", 0, MAX_SEQUENCE)
             last_sequence = int(request.last_sequence)
         if request.user_id is not None and request.user_id != identity.user_id:
             raise Refusal("forbidden", "The userId is not the token's.", field="userId")

@@ -8,7 +8,7 @@ Rule: a file is complete before it has its name, and is never overwritten: two p
 Rule: a file that anybody else could read is not used.
 
 To rotate: `rotate`, then delete the old file once the tokens that it signed have expired. A running service notices
-within a minute or so, and at once when a token comes that it cannot verify.
+within a minute or so, and within 10 s when a token comes that it cannot verify.
 RS256 because it is the cheapest to verify: 20 µs with 2048 bits, where ES256 takes 65 and EdDSA 115.
 """
 

@@ -5,11 +5,10 @@ from typing import Final
 import msgspec
 
 from tocsin import strict_json
-from tocsin.errors import Refusal, invalid
-from tocsin.message import PublishRequest, is_chat_id, is_printable_id
+from tocsin.errors import Refusal, invalid, no_number
+from tocsin.message import MAX_SEQUENCE, PublishRequest, is_chat_id, is_printable_id
 
 MAX_SYNC: Final = 300
-MAX_SEQUENCE: Final = 10**18
 
 
 class SendMessage(PublishRequest, frozen=True, kw_only=True, tag_field="action", tag="sendMessage", gc=False):
@@ -97,8 +96,8 @@ def _check_chat(chat_id: str, field: str) -> None:
 
 
 def _check_sequence(last_sequence: int | None, field: str) -> None:
-    if last_sequence is not None and not 0 <= last_sequence < MAX_SEQUENCE:
-        raise invalid(field, "It must be a whole number, 0 or more.")
+    if last_sequence is not None and not 0 <= last_sequence <= MAX_SEQUENCE:
+        raise no_number(field, 0, MAX_SEQUENCE)
 
 
 def readable_ids(text: bytes) -> tuple[str | None, str | None]:

@@ -4,7 +4,7 @@
 
 Rules:
 - 404, then 405, then what the handler refuses, in docs/wire.md's order: 401, 413 and 415, 400, 403, 429, 409, 5xx.
-- Nothing is done before the whole body is there: a handler reads it first (front.py answers 408 in its place).
+- Nothing is done before the whole body is there: a handler reads it first (else http_connection.py answers 408).
 - Every answer has X-Request-Id. What is no Refusal is a defect: 500, and of it only kind and place are logged.
 - An Origin is allowed if it stands on the list, letter for letter; none does by default.
 """
@@ -16,10 +16,9 @@ from urllib.parse import unquote
 import msgspec
 
 from tocsin import strict_json
-from tocsin.errors import Refusal, invalid
-from tocsin.gateways import defects
+from tocsin.errors import Refusal, invalid, no_number
+from tocsin.gateways.defects import log_defect
 from tocsin.gateways.handshake import refusal_body, refusal_headers, requested_id
-from tocsin.logs import Log
 
 T = TypeVar("T")
 Header = tuple[bytes, bytes]
@@ -36,8 +35,6 @@ RETRY_SECONDS: Final = 1
 PREFLIGHT_SECONDS: Final = 600
 ALLOWED_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id"
 EXPOSED_HEADERS: Final = b"X-Request-Id, Retry-After"
-
-_log: Final = Log("tocsin.gateways")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -56,21 +53,29 @@ class Disconnected(Exception):
 
 
 class Request:
-    """One request. `rest` is what follows the path of a resource that is a tree."""
+    """One request. `rest` is what follows the path of a resource that is a tree; `version` is HTTP's, such as 1.1."""
 
-    __slots__ = ("_headers", "_query", "_receive", "id", "path", "rest")
+    __slots__ = ("_headers", "_query", "_receive", "id", "path", "rest", "version")
 
     def __init__(self, scope: Scope, receive: Receive, new_id: Callable[[], str]) -> None:
         self._headers: Final[list[Header]] = scope["headers"]
         self._query: Final[bytes] = scope["query_string"]
         self._receive: Final = receive
         self.path: Final[str] = scope["path"]
+        self.version: Final[str] = scope["http_version"]
         self.rest = ""
         self.id: Final = requested_id(self.header_values(b"x-request-id"), new_id)
 
     def header_values(self, name: bytes) -> list[str]:
         """All values of the header `name` (in lower case), one for each line."""
         return [value.decode("latin-1") for header, value in self._headers if header == name]
+
+    def headers(self) -> dict[str, list[str]]:
+        """All headers as the handshake has them: names in lower case, values without the blanks around them."""
+        headers: dict[str, list[str]] = {}
+        for name, value in self._headers:
+            headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1").strip(" 	"))
+        return headers
 
     def query_pairs(self) -> list[tuple[str, str]]:
         """`a=1&b` as [("a", "1"), ("b", "")], percent-decoded as at the handshake: a `+` stays a `+`."""
@@ -128,13 +133,13 @@ def _unknown_parameter(name: str) -> Refusal:
 class Query(Generic[T]):
     """A query string -> a record, as strictly as a body: a JSON object is made of it, and decoded like one."""
 
-    __slots__ = ("_decoder", "_integers", "_names")
+    __slots__ = ("_bounds", "_decoder", "_names")
 
     def __init__(self, shape: type[T]) -> None:
         fields = msgspec.inspect.type_info(shape).fields  # type: ignore[attr-defined]  # of a Struct's info
         self._decoder: Final = msgspec.json.Decoder(shape)
         self._names: Final = frozenset(field.encode_name for field in fields)
-        self._integers: Final = frozenset(field.encode_name for field in fields if _holds_integer(field.type))
+        self._bounds: Final = {field.encode_name: found for field in fields if (found := _bounds(field.type))}
 
     def decode(self, request: Request) -> T:
         """Raises `invalid_argument`, with the parameter as its field, for one that is unknown, repeated or wrong."""
@@ -144,17 +149,29 @@ class Query(Generic[T]):
                 raise _unknown_parameter(name)
             if name in values:
                 raise invalid(name, "This parameter may be given once.")
-            is_number = name in self._integers and value.isascii() and value.isdigit() and len(value) <= 18
-            values[name] = int(value) if is_number else value
+            bounds = self._bounds.get(name)
+            values[name] = value if bounds is None else _whole_number(name, value, *bounds)
         return strict_json.decode(msgspec.json.encode(values), self._decoder)
 
 
-def _holds_integer(kind: msgspec.inspect.Type) -> bool:
+def _bounds(kind: msgspec.inspect.Type) -> tuple[int, int] | None:
+    """The least and the most of an integer, which must have both; None for another type."""
     if isinstance(kind, msgspec.inspect.Metadata):
         kind = kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
-        return any(_holds_integer(member) for member in kind.types)
-    return isinstance(kind, msgspec.inspect.IntType)
+        return next(filter(None, map(_bounds, kind.types)), None)
+    if not isinstance(kind, msgspec.inspect.IntType):
+        return None
+    assert kind.ge is not None, "a number that a stranger sends has bounds"
+    assert kind.le is not None, "the same"
+    return kind.ge, kind.le
+
+
+def _whole_number(name: str, text: str, least: int, most: int) -> int:
+    """Digits alone: no sign, no point, no other alphabet's."""
+    if text.isascii() and text.isdigit() and len(text) <= 18 and least <= int(text) <= most:
+        return int(text)
+    raise no_number(name, least, most)
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
@@ -196,7 +213,7 @@ class Shell:
         self._allowed_origins: Final = allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http", "front.py lets nothing else through"
+        assert scope["type"] == "http", "http_connection.py lets nothing else through"
         method: str = scope["method"]
         request = Request(scope, receive, self._new_id)
         resource = self._find(request)
@@ -209,7 +226,7 @@ class Shell:
             return
         except Exception as error:  # noqa: BLE001 - a defect is answered 500, like anywhere
             self._refused("internal")
-            _log.error("request failed", request_id=request.id, **defects.told(error))
+            log_defect("request failed", error, request_id=request.id)
             defect = Refusal("internal", "The service failed; what became of the request is not known.")
             answer = refusal_answer(defect, request.id, resource)
         await send({"type": "http.response.start", "status": answer.status, "headers": self._headers(answer, request)})
@@ -272,8 +289,6 @@ def refusal_answer(refusal: Refusal, request_id: str, resource: Resource | None 
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal_headers(refusal)]
     if refusal.status == 405 and resource is not None:
         headers.append((b"allow", resource.allowed))
-    elif refusal.status == 426:
-        headers += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]  # RFC 9110 section 15.5.22
     if resource is not None and resource.refusal_header is not None:
         headers.append(resource.refusal_header(refusal))
     return Answer(status=refusal.status, body=refusal_body(refusal, request_id), headers=tuple(headers))

@@ -26,21 +26,18 @@ from tocsin.bus import Receipt
 from tocsin.clients import Clients, Connection
 from tocsin.components.connection_handler import error_frame
 from tocsin.errors import Refusal, forbidden
-from tocsin.gateways import defects
 from tocsin.gateways.actions import Action, Ping, RefreshToken, SendMessage, Unsubscribe, decode
 from tocsin.gateways.aws_events import Admission, Frame, Left, Upgrade
 from tocsin.gateways.connect_request import check_origin, read_connect_request
+from tocsin.gateways.defects import log_defect
 from tocsin.gateways.effects import ack, carry_out, failed, failed_publish, locate
 from tocsin.identity import Identity
-from tocsin.logs import Log
 from tocsin.message import MAX_MESSAGE_BYTES
 from tocsin.publishing import Offer
 from tocsin.service import Service
 
 #: For one frame: API Gateway gives up at 29 s, and Lambda at 30.
 FRAME_SECONDS: Final = 25.0
-
-_log: Final = Log("tocsin.gateways")
 
 #: (connection, frames): what is sent to that connection meanwhile becomes the route's response.
 _response: Final[ContextVar[tuple[str, list[bytes]]]] = ContextVar("response")
@@ -116,16 +113,16 @@ class SocketDoor:
 
     async def connect(self, upgrade: Upgrade) -> str | Refusal | None:
         """The subprotocol to answer with, if one was offered."""
+        verdict = upgrade.verdict
+        if isinstance(verdict, Refusal):
+            return verdict  # the authorizer has counted it
         try:
-            return await self._connect(upgrade)
+            return await self._connect(upgrade, verdict)
         except Refusal as refusal:
             self._metrics.count("refusals", label=refusal.code)
             return refusal
 
-    async def _connect(self, upgrade: Upgrade) -> str | None:
-        verdict = upgrade.verdict
-        if isinstance(verdict, Refusal):
-            raise verdict
+    async def _connect(self, upgrade: Upgrade, verdict: Admission | None) -> str | None:
         if verdict is None:
             raise Refusal("unauthorized", "A token or a ticket is needed.")
         wanted, subprotocol = read_connect_request(upgrade.request)
@@ -177,7 +174,7 @@ class SocketDoor:
             late = Refusal("unavailable", "There was not time enough for all of it; ask again for what is missing.")
             return self._refuse(frame, late, action.request_id)
         except Exception as error:  # noqa: BLE001 - a defect is answered `internal`: unknown, never silence
-            _log.error("a frame failed", request_id=frame.request_id, **defects.told(error))
+            log_defect("a frame failed", error, request_id=frame.request_id)
             defect = failed_publish() if type(action) is SendMessage else failed()
             return self._refuse(frame, defect, action.request_id)
 

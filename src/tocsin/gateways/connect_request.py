@@ -8,6 +8,7 @@ Rules:
   first value counts. Of two Authorization headers none does, so that is refused at once.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from tocsin.components.websocket_authorizer import ConnectRequest
@@ -22,37 +23,43 @@ _ONCE: Final = ("ticket", "token", "userId", "lastSequence", "epoch")
 
 def read_connect_request(request: UpgradeRequest) -> tuple[ConnectRequest, str | None]:
     """What the upgrade asks for, and the subprotocol that it is answered with."""
-    values: dict[str, list[str]] = {}
+    values: dict[str, str] = {}
+    chat_ids: list[str] = []
+    fault: Refusal | None = None
     for name, value in request.query:
-        values.setdefault(name, []).append(value)
-    doubled = [name for name in _ONCE if len(values.get(name, ())) > 1]
+        if name == "chatId":
+            chat_ids.append(value)
+        elif name not in values:
+            values[name] = value
+        elif name in _ONCE and fault is None:
+            fault = invalid(name, "It may be given once.")
     offered = request.subprotocols()
-    bearers = [offer.removeprefix(BEARER) for offer in offered if offer.startswith(BEARER)]
     subprotocol = next((name for name in SUBPROTOCOLS if name in offered), None)
-    authorization = request.header_values("authorization")
-    if len(authorization) > 1:
-        raise Refusal("bad_request", "There is more than one Authorization header.")
-    scheme, _, credentials = (authorization[0] if authorization else "").partition(" ")
-    tokens = [credentials.strip()] if scheme.lower() == "bearer" else []
-    if subprotocol is not None:
-        tokens += bearers
-    tokens += values.get("token", ())
-
-    def one(name: str) -> str | None:
-        return values[name][0] if name in values else None
-
+    token = _token(request, offered if subprotocol is not None else ())
     return (
         ConnectRequest(
-            ticket=one("ticket"),
-            token=tokens[0] if tokens else None,
-            user_id=one("userId"),
-            chat_ids=tuple(values.get("chatId", ())),
-            last_sequence=one("lastSequence"),
-            epoch=one("epoch"),
-            fault=invalid(doubled[0], "It may be given once.") if doubled else None,
+            ticket=values.get("ticket"),
+            token=values.get("token") if token is None else token,
+            user_id=values.get("userId"),
+            chat_ids=tuple(chat_ids),
+            last_sequence=values.get("lastSequence"),
+            epoch=values.get("epoch"),
+            fault=fault,
         ),
         subprotocol,
     )
+
+
+def _token(request: UpgradeRequest, offered: Sequence[str]) -> str | None:
+    """The header's, else the first that is offered as a subprotocol."""
+    authorization = request.header_values("authorization")
+    if len(authorization) > 1:
+        raise Refusal("bad_request", "There is more than one Authorization header.")
+    if authorization:
+        scheme, _, credentials = authorization[0].partition(" ")
+        if scheme.lower() == "bearer":
+            return credentials.strip()
+    return next((offer.removeprefix(BEARER) for offer in offered if offer.startswith(BEARER)), None)
 
 
 def check_origin(request: UpgradeRequest, allowed: frozenset[str]) -> None:

@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Final, Protocol, cast
 
-import structlog
-
 from tocsin.bus import Receipt
 from tocsin.clients import Connection, Socket
 from tocsin.components.connection_handler import error_frame
@@ -25,15 +23,14 @@ from tocsin.components.websocket_authorizer import Authorization
 from tocsin.errors import Refusal
 from tocsin.gateways.actions import Action, SendMessage, decode
 from tocsin.gateways.connect_request import check_origin, read_connect_request
+from tocsin.gateways.defects import log_defect
 from tocsin.gateways.effects import ack, carry_out, failed, failed_publish, locate
 from tocsin.gateways.frames import text_frame
 from tocsin.gateways.handshake import UpgradeRequest
-from tocsin.gateways.websocket import Accepted, WebSocketConnection, log_failure
+from tocsin.gateways.websocket import Accepted, WebSocketConnection
 from tocsin.identity import Identity
 from tocsin.publishing import Offer
 from tocsin.service import Service
-
-log = structlog.get_logger(__name__)
 
 #: Texts that may wait behind an action before the connection is no longer read.
 MAX_BACKLOG: Final = 256
@@ -208,7 +205,7 @@ class Conversations:
         try:
             answers = await self._service.p2p_publisher.publish(offers)
         except Exception as error:  # noqa: BLE001 - a defect is answered `internal`: unknown, never silence
-            log_failure("a batch of publishes failed", error)
+            log_defect("a batch of publishes failed", error)
             answers = [failed_publish()] * len(offers)
         frames: list[bytes] = []
         current: Conversation | None = None
@@ -251,7 +248,7 @@ class Conversations:
         except Refusal as refusal:
             self._refuse(conversation, refusal, action.request_id)
         except Exception as error:  # noqa: BLE001 - a defect is answered `internal`, and the connection goes on
-            log_failure("an action failed", error)
+            log_defect("an action failed", error)
             self._refuse(conversation, failed(), action.request_id)
 
     def _refuse(self, conversation: Conversation, refusal: Refusal, request_id: str | None) -> None:
@@ -269,7 +266,7 @@ class Conversations:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log_failure("a conversation failed", error)
+            log_defect("a conversation failed", error)
 
     async def drain(self, connections: Iterable[WebSocketConnection]) -> None:
         """Reads no more, and returns when what was read is answered. Who comes now is told to come again."""

@@ -1,14 +1,18 @@
-"""What is told of a defect, whoever tells it: its kind and its place, never its text, which may quote a request."""
+"""A defect in the log: an error that is no `Refusal`, at whichever door.
+
+Rule: its kind and its place are logged, never its text, which may quote what somebody sent.
+"""
 
 import traceback
 from pathlib import PurePath
+from typing import Final
 
-#: From the place of the defect outwards.
-PLACES = 5
+from tocsin.logs import Log
+
+_log: Final = Log("tocsin.gateways")
 
 
-def told(error: BaseException) -> dict[str, object]:
-    """`error`: the exception's kind; `at`: where it came from, the innermost place last."""
-    lines = traceback.extract_tb(error.__traceback__)[-PLACES:]
+def log_defect(event: str, error: BaseException, **more: str) -> None:
+    lines = traceback.extract_tb(error.__traceback__)[-5:]
     at = [f"{PurePath(line.filename).name}:{line.lineno} {line.name}" for line in lines]
-    return {"error": type(error).__name__, "at": at}
+    _log.error(event, **more, error=type(error).__name__, at=at)

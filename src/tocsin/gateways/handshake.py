@@ -2,6 +2,7 @@
 
     front -> parse_upgrade -> WebSocketConnection -> Application.authorize -> accept_response | refusal_response
                            -> None: uvicorn's protocol reads the same bytes, and the HTTP application answers
+                              with `upgrade_fault`, unless it has something to say before it
 
 Rules:
 - Only what is ordinary in every byte is an upgrade. Whatever is odd (a folded line, a second Host, a body, another
@@ -15,7 +16,7 @@ import binascii
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
@@ -31,10 +32,14 @@ _HEAD: Final = re.compile(
 """A request line in origin form, then the fields (RFC 9112 sections 3.2.1 and 5), and not a byte beside them."""
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """Base64 of 16 bytes: of the last digit only two bits count, the others are 0 (RFC 4648 section 3.5)."""
+PROTOCOL_VERSION: Final = "13"
+"""Of the protocol that RFC 6455 describes; it is the only one."""
 _PRINTABLE: Final = re.compile(r"[ -~]{1,128}")
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _ONCE: Final = frozenset(("host", "upgrade", "sec-websocket-key", "sec-websocket-version", "content-length"))
 _NEVER: Final = frozenset(("transfer-encoding", "trailer", "expect"))
+_NONE: Final = ("",)
+_NO_BODY: Final = ("0",)
 
 
 class UpgradeRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,20 +49,18 @@ class UpgradeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: str
-    query: list[tuple[str, str]]
-    headers: list[tuple[str, str]]
+    query: Sequence[tuple[str, str]]
+    headers: Mapping[str, Sequence[str]]
     key: str
 
     def header(self, name: str) -> str | None:
         """The first value of the header `name` (in lower case), None without one."""
-        for header, value in self.headers:
-            if header == name:
-                return value
-        return None
+        values = self.headers.get(name)
+        return values[0] if values else None
 
-    def header_values(self, name: str) -> list[str]:
+    def header_values(self, name: str) -> Sequence[str]:
         """All values of the header `name` (in lower case), one for each line."""
-        return [value for header, value in self.headers if header == name]
+        return self.headers.get(name, ())
 
     def subprotocols(self) -> list[str]:
         """What the client offers, in the order of its preference (section 4.1)."""
@@ -73,29 +76,67 @@ def parse_upgrade(head: bytes) -> UpgradeRequest | None:
     if match is None:
         return None
     path, query, fields = match.groups()
-    headers = []
-    once: dict[str, str] = {}
+    headers: dict[str, list[str]] = {}
     for line in fields.decode("latin-1")[:-2].split("\r\n"):
         name, _, value = line.partition(":")
         name, value = name.lower(), value.strip(" \t")
-        headers.append((name, value))
-        if name in _ONCE:
-            if name in once:
-                return None
-            once[name] = value
-        elif name in _NEVER:
+        if name not in headers:
+            headers[name] = [value]
+        elif name in _ONCE:
             return None
-    key = once.get("sec-websocket-key", "")
+        else:
+            headers[name].append(value)
+    (key,) = headers.get("sec-websocket-key", _NONE)
     if (
-        "host" not in once
-        or once.get("upgrade", "").lower() != "websocket"
-        or once.get("sec-websocket-version") != "13"
-        or once.get("content-length", "0") != "0"
+        "host" not in headers
+        or headers.get("upgrade", _NONE)[0].lower() != "websocket"
+        or headers.get("sec-websocket-version", _NONE)[0] != PROTOCOL_VERSION
+        or headers.get("content-length", _NO_BODY)[0] != "0"
+        or not _NEVER.isdisjoint(headers)
         or _KEY.fullmatch(key) is None
-        or "upgrade" not in _elements(value.lower() for name, value in headers if name == "connection")
+        or not _asks_to_upgrade(headers.get("connection", ()))
     ):
         return None
     return UpgradeRequest(path=path.decode(), query=_pairs(query or b""), headers=headers, key=key)
+
+
+def _asks_to_upgrade(connection: Sequence[str]) -> bool:
+    return "upgrade" in _elements([value.lower() for value in connection])
+
+
+def upgrade_fault(request: UpgradeRequest, version: str) -> Refusal:
+    """Why a request for where WebSockets are opened is not an ordinary upgrade; `version` is the HTTP version.
+
+    426 if it is none, or one of another version of the protocol; 400 if it is badly made (section 4.2.1).
+    """
+    values = request.header_values
+    is_upgrade = [value.lower() for value in values("upgrade")] == ["websocket"] and _asks_to_upgrade(
+        values("connection")
+    )
+    if version != "1.1" or not is_upgrade:
+        wanted = "GET, HTTP/1.1, Upgrade: websocket, Connection: Upgrade"
+        return Refusal("upgrade_required", f"This is where WebSockets are opened, and this is no upgrade ({wanted}).")
+    keys, versions = values("sec-websocket-key"), values("sec-websocket-version")
+    if len(keys) != 1 or _KEY.fullmatch(keys[0]) is None:
+        return _badly_made("Sec-WebSocket-Key", "An upgrade has one key, of 16 bytes in base64.")
+    if len(versions) > 1:
+        return _badly_made("Sec-WebSocket-Version", "This header may be given once.")
+    for name in sorted(_NEVER):
+        if values(name):
+            return _badly_made(name.title(), "An upgrade may not have this header.")
+    if list(values("content-length")) not in ([], ["0"]):
+        return _badly_made("Content-Length", "An upgrade has no body.")
+    if list(versions) != [PROTOCOL_VERSION]:
+        return Refusal(
+            "upgrade_required",
+            f"Only version {PROTOCOL_VERSION} of the WebSocket protocol is spoken here.",
+            field="Sec-WebSocket-Version",
+        )
+    return _badly_made(None, "An upgrade's target is /path?query, and it waits for the answer to an earlier request.")
+
+
+def _badly_made(header: str | None, sentence: str) -> Refusal:
+    return Refusal("bad_request", sentence, field=header)
 
 
 def _elements(values: Iterable[str]) -> list[str]:
@@ -115,7 +156,7 @@ def _pairs(query: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def requested_id(values: list[str], new_id: Callable[[], str]) -> str:
+def requested_id(values: Sequence[str], new_id: Callable[[], str]) -> str:
     """The client's own X-Request-Id if there is one, of 1-128 printable ASCII characters; else a new one."""
     return values[0] if len(values) == 1 and _PRINTABLE.fullmatch(values[0]) else new_id()
 
@@ -132,12 +173,14 @@ def accept_response(key: str, subprotocol: str | None, request_id: str) -> bytes
 
 
 def refusal_headers(refusal: Refusal) -> list[tuple[str, str]]:
-    """The headers that a refusal asks for, at every door: Retry-After in whole seconds, WWW-Authenticate at 401."""
+    """The headers that a refusal asks for, at every door: when to come back, what to bring along, what to ask for."""
     headers = []
     if refusal.retry_after is not None:
         headers.append(("Retry-After", str(math.ceil(refusal.retry_after))))
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         headers.append(("WWW-Authenticate", "Bearer"))
+    elif refusal.status == HTTPStatus.UPGRADE_REQUIRED:  # RFC 9110 section 15.5.22, RFC 6455 section 4.4
+        headers += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", PROTOCOL_VERSION)]
     return headers
 
 

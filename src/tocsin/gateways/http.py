@@ -8,6 +8,8 @@ Rules:
 - Credentials are taken from the one Authorization header and from nowhere else; an identity that was passed in
   (admin.py) needs none.
 - History is sent as it is stored: ready bodies, joined.
+
+Long because each route's way, from its request to the component and back, is read in one place.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,7 +37,7 @@ from tocsin.gateways.asgi import (
 )
 from tocsin.gateways.connect_request import read_connect_request
 from tocsin.gateways.cursors import Cursors, Question
-from tocsin.gateways.handshake import UpgradeRequest
+from tocsin.gateways.handshake import UpgradeRequest, upgrade_fault
 from tocsin.gateways.routes import MAX_BATCH_BYTES, ROUTES, Route
 from tocsin.identity import Identity
 from tocsin.message import MAX_MESSAGE_BYTES, PublishRequest, parse_rfc3339, rfc3339
@@ -250,6 +252,8 @@ class HttpApi:
     async def _send_to_connection(self, identity: Identity, request: Request) -> Answer:
         body = await request.body(MAX_MESSAGE_BYTES)
         request.refuse_query()
+        if not body:
+            raise Refusal("bad_request", "There is nothing to send: the body is what the connection gets.")
         try:
             body.decode()
         except UnicodeDecodeError:
@@ -292,16 +296,14 @@ class HttpApi:
         return answer_json(openapi.document(self._base_path, self._described))
 
     async def _connect(self, request: Request) -> Answer:
-        """Here comes what front.py found to be no upgrade. It is refused like one, and at last for what it lacks."""
-        headers = [(name, value) for name in _UPGRADE_HEADERS for value in request.header_values(name.encode())]
-        upgrade = UpgradeRequest(path=request.path, query=request.query_pairs(), headers=headers, key="")
+        """Here comes what head_reader.py found to be no ordinary upgrade. It is refused like one; 426 comes last."""
+        upgrade = UpgradeRequest(path=request.path, query=request.query_pairs(), headers=request.headers(), key="")
         wanted, _ = read_connect_request(upgrade)
+        fault = upgrade_fault(upgrade, request.version)
+        if wanted.fault is None and fault.code == "bad_request":
+            wanted = msgspec.structs.replace(wanted, fault=fault)
         await self._service.websocket_authorizer.authorize(wanted)
-        raise Refusal("upgrade_required", "This is where WebSockets are opened, and this was no upgrade to one.")
-
-
-#: What an upgrade's credentials can stand in.
-_UPGRADE_HEADERS: Final = ("authorization", "sec-websocket-protocol")
+        raise fault
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -16,6 +16,7 @@ from tocsin.components.metric_collector import MAX_DIMENSIONS
 from tocsin.errors import STATUS
 from tocsin.gateways import records
 from tocsin.gateways.asgi import RETRIED
+from tocsin.gateways.handshake import PROTOCOL_VERSION
 from tocsin.gateways.routes import COMMON, CONNECTION, ROUTES, UNIDENTIFIED, Route
 from tocsin.message import Payload, PublishRequest
 from tocsin.metrics import CLIENT_METRICS
@@ -93,6 +94,8 @@ def document(base_path: str, routes: Sequence[Route] = ROUTES) -> Json:
                 "X-Request-Id": {"description": "The client's own, or a new one.", "schema": {"type": "string"}},
                 "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}},
                 "WWW-Authenticate": {"schema": {"const": "Bearer"}},
+                "Upgrade": {"schema": {"const": "websocket"}},
+                "Sec-WebSocket-Version": {"schema": {"const": PROTOCOL_VERSION}},
             },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -182,6 +185,8 @@ def _refused(status: int) -> Json:
         names.append("Retry-After")
     if status == HTTPStatus.UNAUTHORIZED:
         names.append("WWW-Authenticate")
+    elif status == HTTPStatus.UPGRADE_REQUIRED:
+        names += ["Upgrade", "Sec-WebSocket-Version"]
     problem = {"allOf": [{"$ref": _SCHEMA.format(name="Problem")}, {"properties": {"code": {"enum": codes}}}]}
     return {
         "description": f"{HTTPStatus(status).phrase}: {', '.join(codes)}",

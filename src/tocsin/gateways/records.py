@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from tocsin.components.metric_collector import MAX_METRICS, ReportedMetric
-from tocsin.message import IDENTIFIER_CHARACTERS, MessageType, Payload, PublishRequest
+from tocsin.message import IDENTIFIER_CHARACTERS, MAX_SEQUENCE, MessageType, Payload, PublishRequest
 from tocsin.roles import Role
 
 #: Entries.
@@ -31,7 +31,7 @@ UserId = Annotated[str, Meta(pattern=_identifier(120), description="The user's n
 Time = Annotated[str, Meta(description="RFC 3339.", extra_json_schema={"format": "date-time"})]
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many a page may have.")]
 StartKey = Annotated[str, Meta(description="The page before's `nextStartKey`.")]
-Number = Annotated[int, Meta(ge=0, lt=10**18)]
+Number = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):

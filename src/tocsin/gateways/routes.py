@@ -148,7 +148,6 @@ ROUTES: Final = (
         operation="sendToConnection",
         summary="Send a text message to a connection, as it is",
         body=bytes,
-        body_required=False,
         refusals=("unsupported_data", "message_too_large", "forbidden", "gone"),
         scope="connections:manage",
     ),

@@ -1,11 +1,11 @@
-"""One client's WebSocket, straight on uvloop's transport; and the clocks over all of them.
+"""One client's WebSocket, straight on uvloop's transport.
 
     front: an ordinary upgrade -> WebSocketConnection.open -> Application.authorize
         refused  -> an HTTP answer, and the connection is closed
         accepted -> 101 and the first frames in one write -> Application.opened
     socket -> data_received -> FrameReader -> Application.received          (all texts of one read in one call)
     Application -> connection.write(frames) -> transport                    (in between at most an idle limit's clock)
-    Keepalive.sweep -> pings, and an end to the silent, the stalled, the slow to close, the idle and the old
+    Keepalive.sweep -> ping, end_if_silent, end_if_overdue, close, abort
 
     OPENING -> OPEN <-> STALLED -> CLOSING -> CLOSED
 
@@ -15,55 +15,29 @@ Rules:
 - The application hears `opened` once and `closed` once, last, from the event loop and never from inside a call
   of its own. After `close` nothing it writes leaves, and nothing more is handed to it.
 - A connection has no timer, task or buffer of its own while it is idle. It is slots, and they are counted.
-- No query string, header or message is ever logged, nor the text of an exception, which may quote one.
+- No query string, header or message is ever logged.
 
-Long because a connection's states and the clocks over them are one machine; apart, neither could be checked.
+Long because a connection's states are one machine; apart, none of them could be checked.
 """
 
 import asyncio
-import enum
-import math
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import PurePath
+from collections.abc import Callable
 from typing import Final, ParamSpec, Protocol
 
 import msgspec
-import structlog
 
 from tocsin.errors import CloseCode, Refusal
 from tocsin.gateways import frames
+from tocsin.gateways.defects import log_defect
 from tocsin.gateways.frames import Binary, Close, Event, FrameReader, Ping, Violation, close_frame, pong_frame
 from tocsin.gateways.handshake import UpgradeRequest, accept_response, render_refusal
+from tocsin.gateways.keepalive import Keepalive, State
 
 ABNORMAL: Final = 1006
 """The code of an end without a close frame; never on the wire (RFC 6455 section 7.1.5)."""
-BUCKETS: Final = 100
-"""Shares of the connections that are pinged at the same time."""
 
 _P = ParamSpec("_P")
 _PING: Final = frames.ping_frame()
-_log: Final = structlog.get_logger("tocsin.gateways")
-
-
-class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a connection: bytes and seconds (docs/wire.md, Common rules and WebSocket).
-
-    `idle_limit` and `connection_life` of 0 are none.
-    """
-
-    max_message: int = frames.MAX_MESSAGE
-    early_limit: int = 65_536
-    write_high: int = 1_048_576
-    write_low: int = 262_144
-    authorize_timeout: float = 10.0
-    ping_interval: float = 25.0
-    ping_timeout: float = 20.0
-    stall_timeout: float = 30.0
-    close_timeout: float = 5.0
-    idle_limit: float = 0.0
-    connection_life: float = 0.0
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,16 +81,6 @@ class Application(Protocol):
         """The last call. `code` is who closed first's: ours, the peer's (1005: none), 1006 without a close frame."""
 
 
-class State(enum.Enum):
-    """Where a connection is in its life; only an OPEN one is idle, the others are on the clock."""
-
-    OPENING = "authorize is pending"
-    OPEN = "messages go both ways"
-    STALLED = "the peer does not read"
-    CLOSING = "a close frame was sent"
-    CLOSED = "refused or gone"
-
-
 class _Opening:
     """What only a connection that is not yet open has."""
 
@@ -137,7 +101,7 @@ class _Usage:
 
     __slots__ = ("_keepalive", "_send", "last", "opened")
 
-    def __init__(self, keepalive: "Keepalive", send: Callable[[bytes], None]) -> None:
+    def __init__(self, keepalive: "Keepalive[WebSocketConnection]", send: Callable[[bytes], None]) -> None:
         self._keepalive = keepalive
         self._send = send
         self.opened = self.last = keepalive.now
@@ -175,7 +139,11 @@ class WebSocketConnection(asyncio.Protocol):
     """
 
     def __init__(
-        self, application: Application, keepalive: "Keepalive", peer: str, on_lost: Callable[[str], None]
+        self,
+        application: Application,
+        keepalive: "Keepalive[WebSocketConnection]",
+        peer: str,
+        on_lost: Callable[[str], None],
     ) -> None:
         self._application = application
         self._keepalive = keepalive
@@ -208,7 +176,7 @@ class WebSocketConnection(asyncio.Protocol):
         except Refusal as refusal:
             self.refuse(refusal)
         except Exception as error:  # noqa: BLE001 - a defect of the application is answered 500, like anywhere
-            log_failure("authorize failed", error)
+            log_defect("authorize failed", error)
             self.refuse(Refusal("internal", "The upgrade failed for a reason of the service's own."))
         else:
             self._accept(accepted, opening)
@@ -395,7 +363,7 @@ class WebSocketConnection(asyncio.Protocol):
         try:
             callback(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a defect of the application ends this connection, no other
-            log_failure("connection failed", error)
+            log_defect("connection failed", error)
             self.close(CloseCode.INTERNAL, "The connection failed for a reason of the service's own.")
 
     # What the keepalive asks
@@ -423,124 +391,6 @@ class WebSocketConnection(asyncio.Protocol):
         """Our own silence was not the client's idleness."""
         if self._usage is not None:
             self._usage.last += late
-
-
-class Keepalive:
-    """The clocks of all connections in one sweep: pings in turn, and deadlines for those that are not OPEN.
-
-    Call `sweep` every `tick` seconds. The connections stand in buckets, one pinged after the other, so that an
-    interval's pings are spread over it; a bucket's moment is all that must be remembered of its members' pings. In the
-    same way the idle and the old are looked for, bucket by bucket, 60 times within the shorter of the two limits.
-    """
-
-    def __init__(
-        self, settings: WebSocketSettings, clock: Callable[[], float], refused: Callable[[str], None] = lambda _: None
-    ) -> None:
-        """`refused` hears the code of each upgrade that is refused."""
-        self.settings: Final = settings
-        self.refused: Final = refused
-        self.now = clock()
-        self.tick: Final = min(0.25, settings.ping_interval / BUCKETS, settings.close_timeout / 10)
-        self._clock: Final = clock
-        self._buckets: Final[tuple[set[WebSocketConnection], ...]] = tuple(set() for _ in range(BUCKETS))
-        self._joining = 0
-        self._turn = 0
-        self._next_ping = self.now
-        self._pinged: deque[tuple[float, float, int]] = deque()  # when it is due, when it was sent, bucket
-        shortest = min(filter(None, (settings.idle_limit, settings.connection_life)), default=math.inf)
-        self._look_interval: Final = max(self.tick, shortest / 60)
-        self._next_look = self.now + self._look_interval
-        self._look_turn = 0
-        self._watched: dict[WebSocketConnection, tuple[float, int]] = {}  # since when, what was unsent then
-
-    def __iter__(self) -> Iterator[WebSocketConnection]:
-        """Every accepted connection; a snapshot."""
-        return iter([connection for bucket in self._buckets for connection in bucket])
-
-    def __len__(self) -> int:
-        return sum(map(len, self._buckets))
-
-    def opening(self) -> list[WebSocketConnection]:
-        """The connections whose `authorize` is pending."""
-        return [connection for connection in self._watched if connection.state is State.OPENING]
-
-    def add(self, connection: WebSocketConnection) -> None:
-        """Ping an accepted connection from now on; its bucket is the next in turn, not one for all of a storm."""
-        self.unwatch(connection)
-        connection.bucket = self._joining = (self._joining + 1) % BUCKETS
-        self._buckets[connection.bucket].add(connection)
-
-    def discard(self, connection: WebSocketConnection) -> None:
-        self.unwatch(connection)
-        self._buckets[connection.bucket].discard(connection)
-
-    def watch(self, connection: WebSocketConnection) -> None:
-        """Start the clock of the state that the connection is in now."""
-        self._watched[connection] = (self._clock(), connection.unsent)
-
-    def unwatch(self, connection: WebSocketConnection) -> None:
-        self._watched.pop(connection, None)
-
-    def sweep(self, now: float) -> None:
-        """Do what is due at `now`. A sweep that comes very late was our silence, and moves every deadline."""
-        late = now - self.now
-        self.now = now
-        if late > self.settings.ping_timeout / 4:
-            self._forgive(late)
-        self._ping(now)
-        while self._pinged and self._pinged[0][0] <= now:
-            _, sent, bucket = self._pinged.popleft()
-            for connection in tuple(self._buckets[bucket]):
-                connection.end_if_silent(sent)
-        self._end_overdue(now)
-        for connection, (since, unsent) in tuple(self._watched.items()):
-            self._judge(connection, now, since, unsent)
-
-    def _ping(self, now: float) -> None:
-        while self._next_ping <= now:
-            self._turn = (self._turn + 1) % BUCKETS
-            self._next_ping += self.settings.ping_interval / BUCKETS
-            bucket = self._buckets[self._turn]
-            if bucket:
-                self._pinged.append((now + self.settings.ping_timeout, now, self._turn))
-                for connection in tuple(bucket):
-                    connection.ping()
-
-    def _end_overdue(self, now: float) -> None:
-        while self._next_look <= now:
-            self._look_turn = (self._look_turn + 1) % BUCKETS
-            self._next_look += self._look_interval / BUCKETS
-            for connection in tuple(self._buckets[self._look_turn]):
-                connection.end_if_overdue(now)
-
-    def _judge(self, connection: WebSocketConnection, now: float, since: float, unsent: int) -> None:
-        settings = self.settings
-        match connection.state:
-            case State.OPENING if now - since >= settings.authorize_timeout:
-                connection.refuse(Refusal("unavailable", "The upgrade took too long; try again.", retry_after=1))
-            case State.STALLED if connection.unsent < unsent:
-                self.watch(connection)
-            case State.STALLED if now - since >= settings.stall_timeout:
-                connection.close(CloseCode.TOO_SLOW, "Read faster, or subscribe to less.")
-            case State.STALLED:
-                self._watched[connection] = (since, connection.unsent)
-            case State.CLOSING if now - since >= settings.close_timeout:
-                connection.abort()
-
-    def _forgive(self, late: float) -> None:
-        self._next_ping += late
-        self._next_look += late
-        for connection in self:
-            connection.forgive(late)
-        self._pinged = deque((due + late, sent, bucket) for due, sent, bucket in self._pinged)
-        self._watched = {connection: (since + late, unsent) for connection, (since, unsent) in self._watched.items()}
-
-
-def log_failure(event: str, error: BaseException) -> None:
-    """Log a defect: what kind and where, not its text."""
-    lines = traceback.extract_tb(error.__traceback__)[-5:]
-    at = [f"{PurePath(line.filename).name}:{line.lineno} {line.name}" for line in lines]
-    _log.error(event, error=type(error).__name__, at=at)
 
 
 def _discard(frames: bytes) -> None:

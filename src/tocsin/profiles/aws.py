@@ -10,9 +10,10 @@ Rules:
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NoReturn, Protocol
+from typing import Final, Generic, NoReturn, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -24,6 +25,7 @@ from tocsin.engines.aws.calls import until
 from tocsin.engines.aws.cursor_secrets import read_cursor_secrets
 from tocsin.engines.aws.engine import AwsEngine
 from tocsin.engines.aws.settings import FUNCTIONS, AwsSettings, Function
+from tocsin.engines.aws.sns_bus import SnsBus
 from tocsin.engines.aws.sqs_queue import Record
 from tocsin.engines.oidc_keys import OidcKeys
 from tocsin.failpoints import Failpoints
@@ -39,6 +41,8 @@ from tocsin.message import MAX_MESSAGE_BYTES
 from tocsin.service import Service
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
 
+P = TypeVar("P")
+
 log: Final = Log(__name__)
 
 #: API Gateway takes 128 KiB for a connection, and less than that.
@@ -53,10 +57,10 @@ BASE_PATH: Final = "/dvl"
 #: Clients that are made while a process starts: those that the function's every event needs.
 CLIENTS: Final[dict[Function, tuple[str, ...]]] = {
     "websocket-authorizer": ("dynamodb",),
-    "connection-handler": ("dynamodb",),
+    "connection-handler": ("dynamodb", "api"),
     "p2pWebSocketPublisher": ("dynamodb", "sns"),
     "a2pHttpPublisher": ("dynamodb", "sns"),
-    "processor": ("dynamodb",),
+    "processor": ("dynamodb", "api"),
     "message-storage": ("dynamodb",),
     "message-retrieval": ("dynamodb",),
     "chat-permission": ("dynamodb",),
@@ -68,6 +72,13 @@ class Context(Protocol):
     """Lambda's, as far as it is looked at."""
 
     def get_remaining_time_in_millis(self) -> int: ...
+
+
+class Consuming(Protocol):
+    """What a function behind queues needs."""
+
+    @property
+    def consume(self) -> Callable[[Batch], Awaitable[Sequence[str]]]: ...
 
 
 class Parts:
@@ -120,13 +131,25 @@ class Process:
         self._clock: Final = SystemClock()
         failpoints = Failpoints(os.environ.get("TOCSIN_FAILPOINTS", ""))
         self._aws: Final = AwsEngine(self._settings, clock=self._clock, failpoints=failpoints)
+        gc.disable()  # boto3 loads its models for good: to look among them for what is not takes a quarter of the start
         for name in CLIENTS[function]:
             getattr(self._aws, name).client  # noqa: B018 - it is made now
+        gc.freeze()
+        gc.enable()
         self._runner: Final = asyncio.Runner()
         self._parts: Parts | None = None
 
     def run(self, work: Work, event: Event, context: Context) -> Result:
-        return self._runner.run(self._run(work, event, context.get_remaining_time_in_millis() / 1000))
+        try:
+            return self._runner.run(self._run(work, event, context.get_remaining_time_in_millis() / 1000))
+        finally:
+            self._aws.metrics.flush()
+
+    def close(self) -> None:
+        """For tests: Lambda's end with their container."""
+        self._runner.close()
+        self._aws.close()
+        gc.unfreeze()
 
     async def _run(self, work: Work, event: Event, remaining: float) -> Result:
         seconds = min(OWN_SECONDS.get(self._function, remaining), remaining - MARGIN)
@@ -148,9 +171,9 @@ class Process:
             aws.protocols,
             TokenCheck(self._keys(), rules),
             rules,
-            consume=self._consume,
-            each_minute=_nothing,
-            limit_of=_nothing,
+            consume=consumer(aws.bus, settings),
+            each_minute=aws.each_minute,
+            limit_of=aws.tickets.limit_of,
             cursors=Cursors(*secrets),
             allowed_origins=frozenset(settings.allowed_origins),
             chats_per_connection=settings.chats_per_connection,
@@ -164,20 +187,23 @@ class Process:
             source = OidcKeys(issuer=settings.issuer, jwks_url=settings.jwks_url)
         return Keys(source, KeySet(keys={}, fresh_for_s=0), lambda sentence: log.warning("keys", reason=sentence), 0)
 
-    async def _consume(self, batch: Batch) -> Sequence[str]:
-        settings = self._settings
+
+def consumer(bus: SnsBus, settings: AwsSettings) -> Callable[[Batch], Awaitable[Sequence[str]]]:
+    """Takes a batch of a queue that the settings name; the transport ids of what is not done."""
+    queues = {
+        url.rpartition("/")[2]: queue
         for url, queue in (
             (settings.fifo_queue_url, WEBSOCKET_FIFO_QUEUE),
             (settings.standard_queue_url, WEBSOCKET_STANDARD_QUEUE),
             (settings.storage_queue_url, MESSAGE_STORAGE_QUEUE),
-        ):
-            if url.rpartition("/")[2] == batch.queue:
-                records = msgspec.convert(batch.records, list[Record], from_attributes=True)
-                return await self._aws.bus.handle(queue, records)
-        raise LookupError(f"{batch.queue} is not a queue of this function.")
+        )
+    }
 
+    async def consume(batch: Batch) -> Sequence[str]:
+        records = msgspec.convert(batch.records, list[Record], from_attributes=True)
+        return await bus.handle(queues[batch.queue], records)
 
-async def _nothing(*_: object) -> None: ...
+    return consume
 
 
 class _NoKeys:
@@ -187,11 +213,11 @@ class _NoKeys:
         raise KeysUnusable("This function checks no signatures.")
 
 
-class EntryPoint:
-    """What Lambda calls: one of the nine, in its process."""
+class EntryPoint(Generic[P]):
+    """What Lambda calls: one of the nine, in its process. `P`: what of Parts it needs."""
 
-    def __init__(self, work: Work) -> None:
-        self._work: Final = work
+    def __init__(self, work: Callable[[P, Event], Awaitable[Result]]) -> None:
+        self.work: Final = work
         self._name: Final = work.__name__
         self._process: Process | None = None
         if os.environ.get("_HANDLER", "").rpartition(".")[2] == self._name:
@@ -203,11 +229,11 @@ class EntryPoint:
         return self._process
 
     def __call__(self, event: Event, context: Context) -> Result:
-        return self._start().run(self._work, event, context)
+        return self._start().run(cast(Work, self.work), event, context)
 
-    async def on(self, parts: Parts, event: Event) -> Result:
+    async def on(self, parts: P, event: Event) -> Result:
         """On parts of another engine."""
-        return await self._work(parts, event)
+        return await self.work(parts, event)
 
 
 # -- the nine ----------------------------------------------------------------------------------------------------------
@@ -222,8 +248,10 @@ async def websocket_authorizer(parts: Parts, event: Event) -> Result:
 @EntryPoint
 async def connection_handler(parts: Parts, event: Event) -> Result:
     if aws_events.is_minute(event):
-        await parts.service.connection_handler.expire()
-        await parts.each_minute()
+        try:
+            await parts.service.connection_handler.expire()
+        finally:
+            await parts.each_minute()
         return {}
     match aws_events.read_socket_event(event):
         case Frame() as frame:
@@ -246,12 +274,12 @@ async def a2p_http_publisher(parts: Parts, event: Event) -> Result:
 
 
 @EntryPoint
-async def processor(parts: Parts, event: Event) -> Result:
+async def processor(parts: Consuming, event: Event) -> Result:
     return aws_events.render_failures(await parts.consume(aws_events.read_batch(event)))
 
 
 @EntryPoint
-async def message_storage(parts: Parts, event: Event) -> Result:
+async def message_storage(parts: Consuming, event: Event) -> Result:
     return aws_events.render_failures(await parts.consume(aws_events.read_batch(event)))
 
 

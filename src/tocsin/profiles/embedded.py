@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Final, Literal
@@ -29,10 +30,11 @@ from tocsin.gateways.admin import AdminApi
 from tocsin.gateways.conversation import Conversations
 from tocsin.gateways.cursors import Cursors
 from tocsin.gateways.frames import text_frame
-from tocsin.gateways.front import Front, FrontSettings
+from tocsin.gateways.front import Front
 from tocsin.gateways.http import HttpApi
+from tocsin.gateways.keepalive import WebSocketSettings
 from tocsin.gateways.ops import OpsApi
-from tocsin.gateways.websocket import WebSocketSettings
+from tocsin.gateways.port import PortSettings
 from tocsin.identity import Keys, KeySource, KeysUnusable, TokenCheck, TokenRules
 from tocsin.service import Service
 
@@ -144,7 +146,7 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
         api,
         conversations,
         new_id=new_id,
-        settings=FrontSettings(
+        settings=PortSettings(
             base_path=settings.base_path,
             trusted_proxies=settings.trusted_proxy,
             connections_per_address=settings.connections_per_address,
@@ -163,21 +165,23 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
     reasons: list[str] = ["starting"]
     fronts = [front]
     try:
-        try:
+        host = _in_url(settings.host)
+        with _listening(f"{host}:{settings.port}", "--port (TOCSIN_PORT) or --host (TOCSIN_HOST)"):
             port = await front.start(settings.host, settings.port)
-            url = f"http://{_in_url(settings.host)}:{port}{settings.base_path}"
-            admin = Front(AdminApi(service, api, url=url, new_id=new_id), new_id=new_id, refused=count_refusal)
-            fronts.append(admin)
-            await admin.start_unix(settings.data / "admin.sock")
-            if settings.ops_port:
-                ops = Front(
-                    OpsApi(engine.protocols, ready=lambda: reasons, expose=engine.metrics.expose, new_id=new_id),
-                    new_id=new_id,
-                )
-                fronts.append(ops)
+        url = f"http://{host}:{port}{settings.base_path}"
+        admin = Front(AdminApi(service, api, url=url, new_id=new_id), new_id=new_id, refused=count_refusal)
+        fronts.append(admin)
+        socket = settings.data / "admin.sock"
+        with _listening(str(socket), "--data (TOCSIN_DATA)"):
+            await admin.start_unix(socket)
+        if settings.ops_port:
+            ops = Front(
+                OpsApi(engine.protocols, ready=lambda: reasons, expose=engine.metrics.expose, new_id=new_id),
+                new_id=new_id,
+            )
+            fronts.append(ops)
+            with _listening(f"127.0.0.1:{settings.ops_port}", "--ops-port (TOCSIN_OPS_PORT; 0: no health and metrics)"):
                 await ops.start("127.0.0.1", settings.ops_port)
-        except OSError as error:
-            raise StartError(f"The service can't listen: {error.strerror or error}.") from error
         reasons.clear()
         if settings.host not in ("127.0.0.1", "::1", "localhost"):
             log.warning("the service listens beyond this machine, without TLS; put a proxy that ends TLS before it")
@@ -205,6 +209,17 @@ async def _serve_on(engine: EmbeddedEngine, settings: Settings, clock: SystemClo
             await listening.stop(STOP_SECONDS / len(fronts))
         await service.stop()
     log.info("stopped")
+
+
+@contextlib.contextmanager
+def _listening(where: str, setting: str) -> Iterator[None]:
+    """Around what listens on `where`: what can't is told with the setting that moves it."""
+    try:
+        yield
+    except OSError as error:
+        raise StartError(
+            f"The service can't listen on {where}: {error.strerror or error}. Change {setting}."
+        ) from error
 
 
 def _key_source(settings: Settings, files: FileKeys) -> KeySource:

@@ -6,6 +6,7 @@ AwsHarness (one container, with its pump) + container(...) -> AwsEngine on the s
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from random import Random
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ from tocsin.engines.aws.calls import Calls
 from tocsin.engines.aws.engine import AwsEngine
 from tocsin.errors import Refusal
 from tocsin.failpoints import Failpoints
-from tocsin.message import Message, Publication
+from tocsin.message import Message, MessageIds, Publication
 
 
 class Gate(Failpoints):
@@ -89,6 +90,7 @@ def rows_of(harness: AwsHarness, chat_id: str) -> list[dict[str, Any]]:
     return found["Items"]
 
 
-def stamped(publication: Publication, other: Publication) -> Publication:
-    """As `publication`, with the other's id and time."""
-    return msgspec.structs.replace(publication, message_id=other.message_id, timestamp=other.timestamp)
+def stamped(publication: Publication, at: int) -> Publication:
+    """As another container stamps it, whose clock says `at`."""
+    message_id, timestamp = MessageIds(Random(at).getrandbits).draw(at)
+    return msgspec.structs.replace(publication, message_id=message_id, timestamp=timestamp)

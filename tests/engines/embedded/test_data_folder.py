@@ -26,6 +26,15 @@ def test_what_it_makes_is_its_owners_even_in_an_open_folder(tmp_path: Path) -> N
     assert modes["tocsin.db"] == modes["tocsin.db-wal"] == modes["lock"] == modes["spare"] == 0
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_folder_with_nothing_in_it_is_not_taken_for_restored(tmp_path: Path, is_there: bool) -> None:
+    if is_there:
+        (tmp_path / "tocsin.db").touch()
+    with pytest.raises(FolderError, match=r"nothing was put back"):
+        DataFolder(tmp_path, restored=True)
+    assert [path.stat().st_size for path in tmp_path.glob("tocsin.db*")] == ([0] if is_there else [])
+
+
 def test_the_epoch_stays_until_the_folder_is_restored(tmp_path: Path) -> None:
     epochs = []
     for restored in (False, False, True, False):

@@ -2,6 +2,9 @@
 
 import asyncio
 import shutil
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import apsw
@@ -11,9 +14,12 @@ from tests.conformance.embedded import EmbeddedHarness
 from tests.conformance.harness import Options, Recorder, refusal_of
 from tests.manual_clock import turns
 from tocsin.bus import Receipt
+from tocsin.components.message_retrieval import Range
 from tocsin.engines.embedded import group_commit
+from tocsin.engines.embedded.draft import Answer
 from tocsin.engines.embedded.engine import EmbeddedEngine, EmbeddedSettings
 from tocsin.errors import Refusal
+from tocsin.message import Publication
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE
 
 
@@ -22,29 +28,75 @@ def commits(harness: EmbeddedHarness) -> float:
     return harness.embedded.metrics.registry.get_sample_value("tocsin_commit_batch_size_count") or 0.0
 
 
+@asynccontextmanager
+async def held_open(
+    harness: EmbeddedHarness, *publications: Publication, failure: Exception | None = None
+) -> AsyncIterator[list[asyncio.Future[list[Answer]]]]:
+    """While the body runs, a transaction with these, each an append of its own, stands just before its COMMIT.
+
+    With a `failure` it then ends in that.
+    """
+    is_reached, may_go_on = threading.Event(), threading.Event()
+
+    def hold(connection: apsw.Connection) -> None:
+        is_reached.set()
+        may_go_on.wait()
+        if failure is not None:
+            raise failure
+
+    commits = harness.embedded.bus.commits
+    publishing = [commits.append([publication]) for publication in publications]
+    holding = commits.write(hold)
+    await asyncio.to_thread(is_reached.wait)
+    try:
+        yield publishing
+    finally:
+        may_go_on.set()
+        await asyncio.gather(holding, return_exceptions=True)
+
+
 async def test_what_arrives_together_is_committed_together(bare: EmbeddedHarness) -> None:
     await asyncio.gather(*[bare.publish(f"c{index}") for index in range(50)])
     assert commits(bare) == 1
 
 
-async def test_what_arrives_during_a_commit_goes_into_the_next_one(stand: EmbeddedHarness) -> None:
-    await stand.start(Options(failpoints="commit.before_sync=stall:20@1"), consumers={})
-    first = asyncio.ensure_future(stand.publish("c1"))
-    await turns()  # it is being synced, in the writer's thread
-    others = [asyncio.ensure_future(stand.publish(f"c{index}")) for index in range(20)]
-    await turns()
-    assert not first.done()
-    await asyncio.gather(first, *others)
-    assert commits(stand) == 2
+async def test_what_arrives_during_a_commit_goes_into_the_next_one(bare: EmbeddedHarness) -> None:
+    async with held_open(bare, bare.publication("c1")) as publishing:
+        others = [asyncio.ensure_future(bare.publish(f"c{index}")) for index in range(20)]
+        await turns()
+        assert not publishing[0].done()
+    await asyncio.gather(*publishing, *others)
+    assert commits(bare) == 2
 
 
-async def test_heads_move_when_the_commit_has_come_back_and_not_before(stand: EmbeddedHarness) -> None:
-    await stand.start(Options(failpoints="commit.before_sync=stall:20@1"), consumers={})
-    publishing = asyncio.ensure_future(stand.publish("c1"))
-    await turns()
-    assert (await stand.head("c1"), publishing.done()) == (0, False)
-    await publishing
-    assert await stand.head("c1") == 1
+@pytest.mark.parametrize(
+    "failure", [None, apsw.FullError("full"), apsw.IOError("failed")], ids=["durable", "full", "failed"]
+)
+async def test_until_a_commit_has_come_back_nobody_is_told_of_what_it_brings(
+    stand: EmbeddedHarness, failure: Exception | None
+) -> None:
+    """Neither its publisher nor who asks for heads, reads, resumes or connects; and if it fails nobody ever is."""
+    await stand.start()
+    alice = await stand.member("alice", "c1")
+    await stand.publish("c1", "one")
+    await stand.settle()
+    async with held_open(stand, stand.publication("c1", "two"), failure=failure) as (publishing,):
+        late, back = await stand.connect("alice", "c1"), await stand.connect("alice")
+        await back.subscribe("c1", last=0)
+        history = await stand.service.message_retrieval.retrieve(
+            alice.identity, Range(chat_id="c1", limit=10, ascending=False)
+        )
+        assert await stand.head("c1") == history.head.sequence == 1
+        assert len(history.page.bodies) == len(await stand.numbered("c1")) == 1
+        assert [client.of_type("subscribed")[0]["headSequence"] for client in (late, back)] == [1, 1]
+        assert not publishing.done()
+    (answer,) = await publishing
+    assert isinstance(answer, Receipt) is (failure is None)
+    await stand.settle()
+    numbers = [1, 2] if failure is None else [1]
+    assert await stand.head("c1") == numbers[-1]
+    assert await stand.numbered("c1") == stand.numbers(alice, "c1") == stand.numbers(back, "c1") == numbers
+    assert stand.numbers(late, "c1") == numbers[1:]
 
 
 async def test_more_than_one_transaction_holds_is_committed_in_turn(
@@ -128,18 +180,17 @@ async def test_a_commit_that_stands_although_it_failed_is_found_and_goes_its_way
 async def test_a_role_is_asked_for_anew_when_it_is_unknown_what_became_of_its_change(stand: EmbeddedHarness) -> None:
     await stand.start(Options(failpoints="commit.after_sync=raise@2"), consumers={})
     await stand.grant("alice", "c1", "owner")
+    assert await stand.engine.permissions.roles([("bob", "c1")]) == [None]
     assert await refusal_of(stand.grant("bob", "c1", "member")) == "unavailable"
     assert await stand.engine.permissions.roles([("bob", "c1")]) == ["member"]
 
 
-async def test_a_publisher_who_has_gone_away_costs_the_others_nothing(stand: EmbeddedHarness) -> None:
-    await stand.start(Options(failpoints="commit.before_sync=stall:20@1"), consumers={})
-    first, second = [asyncio.ensure_future(stand.publish("c1", number)) for number in (1, 2)]
-    await turns()
-    first.cancel()
+async def test_a_publisher_who_has_gone_away_costs_the_others_nothing(bare: EmbeddedHarness) -> None:
+    async with held_open(bare, *[bare.publication("c1", number) for number in (1, 2)]) as (first, second):
+        first.cancel()
     await second
-    await stand.publish("c1", 3)
-    assert [row["payload"]["content"] for row in await stand.history("c1")] == [1, 2, 3]
+    await bare.publish("c1", 3)
+    assert [row["payload"]["content"] for row in await bare.history("c1")] == [1, 2, 3]
 
 
 async def test_publishers_wait_while_the_log_is_crowded_and_other_writes_do_not(

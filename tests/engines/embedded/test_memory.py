@@ -59,7 +59,7 @@ def test_a_sweep_forgets_nobody_who_is_held_back(clock: ManualClock, monkeypatch
 def chat(number: int, *, unmoved: bool = False, drawn: bool = False) -> Chat:
     made = Chat(f"c{number}", number + 1, sequence=5, ordinal=5)
     if unmoved:
-        made.unmoved.append((1, 1, 1, 1))
+        made.unmoved.append(1, 1, 1, 1)
     if drawn:
         made.drawn_ordinal += 1
     return made

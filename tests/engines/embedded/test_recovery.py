@@ -1,6 +1,7 @@
 """A start takes up the log where the last process left it, and the log is trimmed when all have passed."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.conformance.embedded import EmbeddedHarness
 from tests.conformance.harness import Options, Recorder, poison
 from tocsin.engines.embedded import storage_queue
+from tocsin.engines.embedded.group_commit import MAX_BATCH, MAX_UNMOVED
 from tocsin.message import Message
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
 
@@ -47,6 +49,21 @@ async def test_a_log_that_was_not_moved_is_read_numbered_on_and_moved_after_the_
     for chat in range(3):
         assert (await stand.history(f"c{chat}"))[:-1] == before[chat]
         assert await stand.numbered(f"c{chat}") == list(range(1, heads[chat] + 2))
+
+
+@pytest.mark.slow
+async def test_the_longest_log_there_may_be_is_taken_up_in_a_second_and_a_half(stand: EmbeddedHarness) -> None:
+    """Of CPU; what else a start does takes less than the half second that is left of two."""
+    await stand.start(consumers={STORAGE: hold})
+    for first in range(0, MAX_UNMOVED, MAX_BATCH):
+        batch = [stand.publication(f"c{index % 1_000}", index) for index in range(first, first + MAX_BATCH)]
+        await stand.engine.bus.publish(batch)
+    await stand.stop()
+    began = time.process_time()
+    await stand.start()
+    assert time.process_time() - began < 1.5
+    assert stand.embedded.bus.commits.unmoved == MAX_UNMOVED
+    assert [await stand.head(f"c{chat}") for chat in (0, 999)] == [MAX_UNMOVED // 1_000] * 2
 
 
 async def test_ids_and_positions_ascend_after_a_start_with_an_empty_log(stand: EmbeddedHarness) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from tocsin.message import WEBSOCKET, Message, MessageType, Publication
+from tocsin.message import WEBSOCKET, Message, MessageType, Publication, timestamp_of
 
 #: The version that is written.
 VERSION: Final = 1
@@ -110,6 +110,7 @@ def unpack(text: str) -> bytes:
 
 def message_of(publication: Publication) -> Message:
     """Not numbered yet."""
+    assert publication.timestamp == timestamp_of(publication.message_id)
     return Message(
         message_id=publication.message_id,
         chat_id=publication.chat_id,

@@ -16,6 +16,7 @@ import msgspec
 from botocore.exceptions import ClientError
 
 from tocsin.engines.aws.calls import CONDITION_FAILED, Calls, code_of
+from tocsin.engines.aws.rows import get_one, number, text
 from tocsin.errors import Refusal
 from tocsin.message import Publication
 
@@ -44,31 +45,30 @@ class DynamodbClaims:
 
     async def claim(self, publication: Publication, now: int) -> Claim:
         """Refuses with `idempotency_conflict` where the id was used for something else."""
-        digest = publication.fingerprint().hex()
+        key, digest = _key(publication), publication.fingerprint().hex()
         try:
             await self._dynamodb(
                 lambda client: client.put_item(
                     TableName=self._table,
                     Item={
-                        "claim": {"S": _key(publication)},
-                        "messageId": {"S": publication.message_id},
-                        "stamp": {"N": str(publication.timestamp)},
-                        "bodyHash": {"S": digest},
+                        "claim": text(key),
+                        "messageId": text(publication.message_id),
+                        "stamp": number(publication.timestamp),
+                        "bodyHash": text(digest),
                         "published": {"BOOL": False},
-                        "expiresAt": {"N": str(now + WINDOW)},
-                        "ttl": {"N": str((now + WINDOW) // 1000 + _TTL_SECONDS)},
+                        "expiresAt": number(now + WINDOW),
+                        "ttl": number((now + WINDOW) // 1000 + _TTL_SECONDS),
                     },
                     ConditionExpression="attribute_not_exists(claim) OR expiresAt <= :now",
-                    ExpressionAttributeValues={":now": {"N": str(now)}},
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    ExpressionAttributeValues={":now": number(now)},
                 )
             )
         except ClientError as error:
             if code_of(error) != CONDITION_FAILED:
                 raise
-            item = error.response["Item"]  # type: ignore[typeddict-item]
         else:
             return Claim(message_id=publication.message_id, timestamp=publication.timestamp, mine=True, settled=False)
+        item = await get_one(self._dynamodb, self._table, {"claim": text(key)})
         if item["bodyHash"]["S"] != digest:
             raise Refusal(
                 "idempotency_conflict",
@@ -90,10 +90,10 @@ class DynamodbClaims:
             await self._dynamodb(
                 lambda client: client.update_item(
                     TableName=self._table,
-                    Key={"claim": {"S": _key(publication)}},
+                    Key={"claim": text(_key(publication))},
                     UpdateExpression="SET published = :yes",
                     ConditionExpression="messageId = :id",
-                    ExpressionAttributeValues={":yes": {"BOOL": True}, ":id": {"S": message_id}},
+                    ExpressionAttributeValues={":yes": {"BOOL": True}, ":id": text(message_id)},
                 )
             )
         except ClientError as error:

@@ -10,7 +10,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tocsin.clock import Clock
@@ -93,7 +93,8 @@ class DynamodbMessages:
         for _ in range(ROUNDS):
             last = await self._from_index(chat_id, first, last, rows)
             if len(rows) < last - first + 1:
-                _take(rows, await self._rows.newest(chat_id), first, last)
+                for row in await self._rows.newest(chat_id):
+                    _take(rows, row, first, last)
             if len(rows) == last - first + 1:
                 return rows, last
         raise Refusal(
@@ -108,13 +109,13 @@ class DynamodbMessages:
         size, at = 0, first
         while at <= last:
             found = await self._rows.by_index(chat_id, at, last, last - at + 1)
+            for row in found:
+                size += len(row["payload"]["S"].encode())
+                if size > PAGE_BYTES and rows:
+                    return at - 1
+                at = _take(rows, row, first, last) + 1
             if not found:
                 break
-            _take(rows, found, first, last)
-            size += sum(len(row["payload"]["S"]) for row in found)
-            at = (number_of(found[-1]) or last) + 1
-            if size > PAGE_BYTES:
-                return at - 1
         return last
 
     # -- by time -------------------------------------------------------------------------------------------------------
@@ -122,6 +123,8 @@ class DynamodbMessages:
     async def by_time(
         self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
     ) -> Page:
+        if first is not None and last is not None and first > last:
+            return Page(bodies=(), next=None)
         values: dict[str, AttributeValueTypeDef] = {
             ":chat": text(chat_id),
             ":low": text(_FIRST if first is None else rfc3339(first).decode()),
@@ -155,8 +158,10 @@ class DynamodbMessages:
             wanted["ExclusiveStartKey"] = found["LastEvaluatedKey"]
 
 
-def _take(rows: dict[int, Row], found: Iterable[Row], first: int, last: int) -> None:
-    for row in found:
-        sequence = number_of(row)
-        if sequence is not None and first <= sequence <= last:
-            rows[sequence] = row
+def _take(rows: dict[int, Row], row: Row, first: int, last: int) -> int:
+    """Its number."""
+    sequence = number_of(row)
+    assert sequence is not None
+    if first <= sequence <= last:
+        rows[sequence] = row
+    return sequence

@@ -15,7 +15,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from botocore.exceptions import ClientError
@@ -175,7 +175,7 @@ class DynamodbNumbers:
             await self._dynamodb(
                 lambda client: client.put_item(
                     TableName=self._table,
-                    Item={"scope": {"S": EPOCH}, "epoch": {"S": epoch}},
+                    Item={"scope": text(EPOCH), "epoch": text(epoch)},
                     ConditionExpression="attribute_not_exists(#scope)",
                     ExpressionAttributeNames={"#scope": "scope"},
                 )
@@ -194,38 +194,31 @@ class DynamodbNumbers:
             return await self._raise(chat_id, floor, max(floor, counter.sequence + 1), None)
         if floor > counter.sequence or ("expiry" in known and is_kept(int(known["expiry"]["N"]), now)):
             return floor
-        number, expiry = await self._first_kept(chat_id, max(floor, counter.since), counter, now)
-        return await self._raise(chat_id, floor, number, expiry)
+        first, expiry = await self._first_kept(chat_id, max(floor, counter.since), counter, now)
+        return await self._raise(chat_id, floor, first, expiry)
 
-    async def _raise(self, chat_id: str, floor: int, number: int, expiry: int | None) -> int:
+    async def _raise(self, chat_id: str, floor: int, first: int, expiry: int | None) -> int:
         """Writes the oldest number down, with when it expires if that is known; what is then the oldest."""
-        if expiry is None and number <= max(floor, 1):
-            return number
-        values: dict[str, Any] = {":number": {"N": str(number)}}
-        update = "SET #sequence = :number"
-        names = {"#sequence": "sequence", "#expiry": "expiry"}
-        if expiry is None:
-            update += " REMOVE #expiry"
-        else:
-            update += ", #expiry = :expiry"
-            values[":expiry"] = {"N": str(expiry)}
+        if expiry is None and first <= max(floor, 1):
+            return first
+        item = {"scope": text(OLDEST + chat_id), "sequence": number(first)}
+        if expiry is not None:
+            item["expiry"] = number(expiry)
         try:
             await self._dynamodb(
-                lambda client: client.update_item(
+                lambda client: client.put_item(
                     TableName=self._table,
-                    Key={"scope": {"S": OLDEST + chat_id}},
-                    UpdateExpression=update,
-                    ConditionExpression="attribute_not_exists(#sequence) OR #sequence <= :number",
-                    ExpressionAttributeNames=names,
-                    ExpressionAttributeValues=values,
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    Item=item,
+                    ConditionExpression="attribute_not_exists(#scope) OR #sequence <= :first",
+                    ExpressionAttributeNames={"#scope": "scope", "#sequence": "sequence"},
+                    ExpressionAttributeValues={":first": number(first)},
                 )
             )
         except ClientError as error:
             if code_of(error) != CONDITION_FAILED:
                 raise
-            return int(error.response["Item"]["sequence"]["N"])  # type: ignore[typeddict-item]
-        return number
+            return int((await self._get(OLDEST + chat_id))["sequence"]["N"])
+        return first
 
     async def _first_kept(self, chat_id: str, first: int, counter: _Counter, now: int) -> tuple[int, int | None]:
         """The first number from `first` on that has not expired, and when it does (None: the index lags).
@@ -266,8 +259,8 @@ class DynamodbNumbers:
     async def _get(self, scope: str) -> Row:
         return await get_one(self._dynamodb, self._table, {"scope": text(scope)})
 
-    async def _at_or_after(self, chat_id: str, number: int) -> Row | None:
-        rows = await self._rows.by_index(chat_id, number, 1 << 62, 1)
+    async def _at_or_after(self, chat_id: str, first: int) -> Row | None:
+        rows = await self._rows.by_index(chat_id, first, 1 << 62, 1)
         return rows[0] if rows else None
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tocsin.engines.aws.calls import Calls
+from tocsin.engines.aws.rows import number, text
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -49,7 +50,7 @@ class DynamodbTries:
     async def failed(self, letter_id: str, now: int, reason: str, *, was_begun: bool) -> Tally:
         """A verdict. Where AWS did it and said nothing, it is counted twice: then there is a try less."""
         counts = {"failed": 1} | ({"open": -1} if was_begun else {})
-        return await self._write(letter_id, now, counts=counts, facts={"reason": {"S": reason}})
+        return await self._write(letter_id, now, counts=counts, facts={"reason": text(reason)})
 
     async def succeeded(self, letter_id: str, now: int) -> None:
         """Also a verdict: a message that is handed over once more, though it was done, does not come to die of it."""
@@ -72,13 +73,13 @@ class DynamodbTries:
         found = await self._dynamodb(
             lambda client: client.update_item(
                 TableName=self._table,
-                Key={"claim": {"S": f"try#{letter_id}"}},
+                Key={"claim": text(f"try#{letter_id}")},
                 UpdateExpression=f"SET {', '.join(sets)}" + (f" ADD {', '.join(adds)}" if adds else ""),
                 ExpressionAttributeNames={f"#{name}": name for name in ("ttl", "since", *counts, *facts)},
                 ExpressionAttributeValues={
-                    ":ttl": {"N": str(now // 1000 + _TTL_SECONDS)},
-                    ":since": {"N": str(now)},
-                    **{f":{name}": {"N": str(count)} for name, count in counts.items()},
+                    ":ttl": number(now // 1000 + _TTL_SECONDS),
+                    ":since": number(now),
+                    **{f":{name}": number(count) for name, count in counts.items()},
                     **{f":{name}": value for name, value in facts.items()},
                 },
                 ReturnValues="ALL_NEW",

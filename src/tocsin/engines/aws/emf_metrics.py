@@ -59,7 +59,8 @@ class _Values(msgspec.Struct):
 
 
 class EmfMetrics:
-    def __init__(self, namespace: str, clock: Clock, write: Callable[[str], object] = sys.stdout.write) -> None:
+    def __init__(self, namespace: str, clock: Clock, write: Callable[[str], object] | None = None) -> None:
+        """`write` None: to stdout."""
         self._namespace = namespace
         self._clock = clock
         self._write = write
@@ -120,4 +121,4 @@ class EmfMetrics:
         if dimension:
             line[dimension] = label
         line |= {name: found.values[0] if len(found.values) == 1 else found.values for name, found in names.items()}
-        self._write(msgspec.json.encode(line).decode() + "\n")
+        (self._write or sys.stdout.write)(msgspec.json.encode(line).decode() + "\n")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from tocsin.engines.aws.bus_format import publication_of
 from tocsin.engines.aws.calls import Calls
-from tocsin.engines.aws.rows import Row, get_many
+from tocsin.engines.aws.rows import Row, get_many, number, text
 from tocsin.engines.aws.schema import SEQUENCE_INDEX
 from tocsin.failpoints import FailpointError, Failpoints
 from tocsin.message import Message, MessageType, Publication, rfc3339, timestamp_of
@@ -30,15 +30,13 @@ if TYPE_CHECKING:
 NEWEST: Final = 200
 
 
-def sort_key(timestamp: int, message_id: str) -> str:
-    return f"{rfc3339(timestamp).decode()}#{message_id}"
+def sort_key(message_id: str) -> str:
+    """An id has one moment, so a message has one place."""
+    return f"{rfc3339(timestamp_of(message_id)).decode()}#{message_id}"
 
 
 def key_of(message: Message) -> "dict[str, AttributeValueTypeDef]":
-    return {
-        "chatId": {"S": message.chat_id},
-        "timestamp": {"S": sort_key(message.timestamp, message.message_id)},
-    }
+    return {"chatId": text(message.chat_id), "timestamp": text(sort_key(message.message_id))}
 
 
 def number_of(row: Row) -> int | None:
@@ -77,13 +75,13 @@ class RowUpdate:
     def __init__(self, message: Message, changes: "Mapping[str, AttributeValueTypeDef]") -> None:
         publication = publication_of(message)
         given: dict[str, AttributeValueTypeDef] = {
-            "messageType": {"S": publication.message_type},
-            "targetChannel": {"S": publication.target_channel},
-            "senderId": {"S": publication.sender_id},
-            "payload": {"S": publication.payload.decode()},
+            "messageType": text(publication.message_type),
+            "targetChannel": text(publication.target_channel),
+            "senderId": text(publication.sender_id),
+            "payload": text(publication.payload.decode()),
         }
         if publication.deduplication_id is not None:
-            given["messageDeduplicationId"] = {"S": publication.deduplication_id}
+            given["messageDeduplicationId"] = text(publication.deduplication_id)
         if publication.numbered:
             given["numbered"] = {"BOOL": True}
         lasting = {name: value for name, value in given.items() if name not in changes}
@@ -119,9 +117,9 @@ class MessageRows:
                 "IndexName": SEQUENCE_INDEX,
                 "KeyConditionExpression": "chatId = :chat AND sequenceNumber BETWEEN :first AND :last",
                 "ExpressionAttributeValues": {
-                    ":chat": {"S": chat_id},
-                    ":first": {"N": str(first)},
-                    ":last": {"N": str(last)},
+                    ":chat": text(chat_id),
+                    ":first": number(first),
+                    ":last": number(last),
                 },
                 "Limit": limit,
             }
@@ -136,7 +134,7 @@ class MessageRows:
             "TableName": self.table,
             "KeyConditionExpression": "chatId = :chat",
             "FilterExpression": "attribute_exists(sequenceNumber)",
-            "ExpressionAttributeValues": {":chat": {"S": chat_id}},
+            "ExpressionAttributeValues": {":chat": text(chat_id)},
             "ScanIndexForward": False,
             "ConsistentRead": True,
         }
@@ -157,4 +155,4 @@ class MessageRows:
         keys = {message.message_id: key_of(message) for message in messages}
         found = await get_many(self._dynamodb, self.table, list(keys.values()))
         pairs = [(row["timestamp"]["S"].partition("#")[2], number_of(row)) for row in found]
-        return {message_id: number for message_id, number in pairs if number is not None}
+        return {message_id: sequence for message_id, sequence in pairs if sequence is not None}

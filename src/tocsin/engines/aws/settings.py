@@ -26,7 +26,7 @@ FUNCTIONS: Final[tuple[Function, ...]] = get_args(Function)
 _TOKENS: Final[tuple[Function, ...]] = ("websocket-authorizer", "connection-handler")
 _REST: Final[tuple[Function, ...]] = ("a2pHttpPublisher", "message-retrieval", "chat-permission", "metric-collector")
 _PUBLISHERS: Final[tuple[Function, ...]] = ("p2pWebSocketPublisher", "a2pHttpPublisher")
-_POSTS: Final[tuple[Function, ...]] = ("connection-handler", "p2pWebSocketPublisher", "processor", "chat-permission")
+_POSTS: Final[tuple[Function, ...]] = ("connection-handler", "processor", "chat-permission")
 _CURSORS: Final[tuple[Function, ...]] = ("message-retrieval", "chat-permission")
 
 
@@ -45,11 +45,11 @@ class Variable(msgspec.Struct, frozen=True):
 
 #: The seed's names where it has one. deploy/aws gives each function what it needs here, and nothing else.
 ENVIRONMENT: Final = (
-    Variable("CONNECTION_TABLE", "who is connected", _POSTS),
+    Variable("CONNECTION_TABLE", "who is connected", (*_POSTS, "p2pWebSocketPublisher")),
     Variable(
         "MESSAGE_STORAGE_TABLE",
-        "messages",
-        ("connection-handler", "processor", "message-storage", "message-retrieval"),
+        "messages",  # a fence is read with the oldest number, and that one is looked for among them
+        ("connection-handler", "processor", "message-storage", "message-retrieval", "chat-permission"),
     ),
     Variable(
         "PERMISSIONS_TABLE",

@@ -199,10 +199,10 @@ class SnsBus:
     async def dead_letters(
         self, queue: Queue | None = None, *, letter_id: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetter]:
-        found: list[DeadLetter] = []
-        for one in self._queues.values():
-            if queue in (None, one.queue):
-                found += await one.letters.list_letters(letter_id, limit)
+        ids = None if letter_id is None else [letter_id]
+        asked = [one for one, _ in self._meant(ids) if queue in (None, one.queue)]
+        lists = await asyncio.gather(*[one.letters.list_letters(letter_id, limit) for one in asked])
+        found = [letter for letters in lists for letter in letters]
         return sorted(found, key=lambda letter: (letter.first_failed_at, letter.letter_id))[:limit]
 
     async def replay(self, letter_ids: Sequence[str] | None) -> int:

@@ -4,7 +4,8 @@
                                                                failed -> visible again soon -> ... -> dead letter
 
 Rules:
-- a batch that fails is tried message by message, so that only the guilty one is counted;
+- a batch that fails is tried message by message, so that only the guilty one is counted. What was received before is
+  tried alone from the start, one after another: who hangs or kills takes nobody's try with him;
 - a FIFO queue's messages are tried one after another, and nothing of a chat overtakes one that failed;
 - a try ends at DEADLINE, well before Lambda would end the function: then there is a verdict;
 - what could not be counted is no try: where DynamoDB is away, messages wait, and none dies of it;
@@ -69,6 +70,11 @@ class _Try(msgspec.Struct, kw_only=True):
     is_done: bool = False
 
     @property
+    def is_fresh(self) -> bool:
+        """Never received before: nothing speaks against it."""
+        return self.carried is not None and self.record.receives < 2
+
+    @property
     def lane(self) -> str:
         return self.letter_id if self.carried is None else self.carried.message.chat_id
 
@@ -109,7 +115,10 @@ class SqsQueue:
         if self.queue.fifo:
             await self._attempt_in_order(tries)
         else:
-            await self._attempt(tries)
+            await self._attempt_together([one for one in tries if one.is_fresh])
+            for one in tries:
+                if not one.is_done:
+                    await self._attempt(one)
         return [one.record.transport_id for one in tries if not one.is_done]
 
     def _read(self, record: Record) -> _Try:
@@ -127,30 +136,26 @@ class SqsQueue:
             if one.lane in stuck:
                 await self._hide(one, 0)
                 continue
-            await self._attempt([one])
+            await self._attempt(one)
             if not one.is_done:
                 stuck.add(one.lane)
 
-    async def _attempt(self, tries: Sequence[_Try]) -> None:
-        begun = await asyncio.gather(*map(self._begin, tries))
-        due = [one for one, is_due in zip(tries, begun, strict=True) if is_due]
-        readable = [one for one in due if one.carried is not None]
-        failure = await self._consume(readable)
-        if len(readable) == 1:
-            readable[0].failure = failure
-        elif failure is not None and not isinstance(failure, TimeoutError):
-            log.info("a batch failed; each of its messages is tried alone", extra={"queue": self.queue.name})
-            for one, alone in zip(
-                readable, await asyncio.gather(*[self._consume([one]) for one in readable]), strict=True
-            ):
-                one.failure = alone
-        elif failure is not None:  # there is no time to find the guilty one; what is received again is counted
-            log.warning("a batch took too long", extra={"queue": self.queue.name, "messages": len(readable)})
-            await asyncio.gather(*[self._hide(one, RETRY_SECONDS[0]) for one in readable])
-            due = [one for one in due if one.carried is None]
-        await asyncio.gather(*[self._judge(one) for one in due])
+    async def _attempt_together(self, tries: Sequence[_Try]) -> None:
+        if len(tries) > 1:
+            failure = await self._consume(tries)
+            for one in tries:
+                one.is_done = failure is None
+            if failure is not None:
+                log.info("a batch failed; each of its messages is tried alone", extra={"queue": self.queue.name})
 
     # -- one try -------------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, one: _Try) -> None:
+        if self._end_of_try() - self._clock.monotonic() < RESERVE:
+            await self._hide(one, RETRY_SECONDS[0])  # it would be no fair try, and is none
+        elif await self._begin(one):
+            failure = one.failure or await self._consume([one])
+            await (self._succeed(one) if failure is None else self._fail(one, failure))
 
     async def _begin(self, one: _Try) -> bool:
         """Whether it is to be tried. A first receive costs nothing; each later one is counted before it begins."""
@@ -174,11 +179,8 @@ class SqsQueue:
     async def _consume(self, tries: Sequence[_Try]) -> Exception | None:
         """How it failed, if it did."""
         messages = [one.carried.message for one in tries if one.carried is not None]
-        if not messages:
-            return None
         assert self.consumer is not None
-        now = self._clock.monotonic()
-        end = min(now + DEADLINE, deadline(self._clock, otherwise=DEADLINE + RESERVE) - RESERVE)
+        now, end = self._clock.monotonic(), self._end_of_try()
         with until(end):
             trying = asyncio.ensure_future(self.consumer(messages))
         alarm = asyncio.ensure_future(self._clock.sleep(end - now))
@@ -194,8 +196,9 @@ class SqsQueue:
             trying.cancel()
             alarm.cancel()
 
-    async def _judge(self, one: _Try) -> None:
-        await (self._succeed(one) if one.failure is None else self._fail(one, one.failure))
+    def _end_of_try(self) -> float:
+        now = self._clock.monotonic()
+        return min(now + DEADLINE, deadline(self._clock, otherwise=DEADLINE + RESERVE) - RESERVE)
 
     async def _succeed(self, one: _Try) -> None:
         one.is_done = True

@@ -5,7 +5,8 @@ Rules:
 - a chat with unmoved messages is never forgotten; the others are, oldest first, beyond a bound.
 """
 
-from collections import deque
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,9 +17,52 @@ MAX_KEY: Final = (1 << (63 - ORDINAL_BITS)) - 1
 ORDINAL_MASK: Final = (1 << ORDINAL_BITS) - 1
 
 
-#: A message that stands in the log and not yet in message_storage: position, place, sequence, timestamp.
-#: (A plain tuple: one is made for each message, and few are ever looked at.)
-Unmoved = tuple[int, int, int | None, int]
+#: A row of the log as memory knows it: position, place, sequence, timestamp.
+Row = tuple[int, int, int | None, int]
+
+
+class Unmoved:
+    """A chat's messages that stand in the log and not yet in message_storage, in their order.
+
+    Flat, four numbers each (sequence 0: none): there can be half a million, few are ever looked at, and a collection of
+    garbage would have to walk over as many tuples.
+    """
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 4
+
+    def append(self, position: int, place: int, sequence: int | None, timestamp: int) -> None:
+        self._numbers.extend((position, place, sequence or 0, timestamp))
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._rows(range(0, len(self._numbers), 4))
+
+    def __reversed__(self) -> Iterator[Row]:
+        return self._rows(range(len(self._numbers) - 4, -1, -4))
+
+    def _rows(self, starts: range) -> Iterator[Row]:
+        numbers = self._numbers
+        for at in starts:
+            yield numbers[at], numbers[at + 1], numbers[at + 2] or None, numbers[at + 3]
+
+    @property
+    def oldest(self) -> int:
+        """The first one's timestamp; there must be one."""
+        return self._numbers[3]
+
+    def positions(self, upto: int) -> list[int]:
+        """Those of the log that are not beyond `upto`."""
+        positions = self._numbers[::4]
+        return positions[: bisect_right(positions, upto)].tolist()
+
+    def drop(self, count: int) -> None:
+        """The first so many have been moved."""
+        del self._numbers[: 4 * count]
 
 
 class Chat:
@@ -45,7 +89,7 @@ class Chat:
         self.oldest = 0 if sequence else 1
         self.oldest_at: int | None = None
         #: What only the log has, in order.
-        self.unmoved: deque[Unmoved] = deque()
+        self.unmoved = Unmoved()
 
     def give_key(self, key: int) -> None:
         """Its key in the store; 0: nobody has published there, and the store does not know it."""

@@ -44,6 +44,8 @@ class DataFolder:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(path)
         try:
+            if restored and not (self.database.exists() and self.database.stat().st_size):
+                raise FolderError(f"{self.database} is missing or empty: nothing was put back.")
             #: Whether the inspection had the time to read the whole store.
             self.checked = not self.database.exists() or self._inspect()
             self.writer = self._open_writer(create=True)

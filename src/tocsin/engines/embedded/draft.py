@@ -129,14 +129,13 @@ class Draft:
     def settle(self) -> None:
         """It is durable: heads move, and the log has what storage has not."""
         self._claims.settle(self._now, committed=True)
-        for chat, row in zip(self._drawn, self.rows, strict=True):
-            chat.ordinal = row[1] & ORDINAL_MASK
-            sequence = row[2]
+        for chat, (position, place, sequence, timestamp, _) in zip(self._drawn, self.rows, strict=True):
+            chat.ordinal = place & ORDINAL_MASK
             if sequence is not None:
                 chat.sequence = sequence
                 if chat.oldest_at is None and chat.oldest == sequence:
-                    chat.oldest_at = row[3]
-            chat.unmoved.append(row[:4])
+                    chat.oldest_at = timestamp
+            chat.unmoved.append(position, place, sequence, timestamp)
 
     def undo(self) -> None:
         """Nothing of it is in the store."""

@@ -1,4 +1,8 @@
-"""Metrics for Prometheus: scraped at the ops listener."""
+"""Metrics for Prometheus: scraped at the ops listener.
+
+Rule: counters and gauges are plain numbers until somebody scrapes: the library's own take a lock at each change, and
+everything that a connection does changes some.
+"""
 
 from typing import Final
 
@@ -15,7 +19,7 @@ COUNTERS: Final[dict[metrics.Counter, tuple[str, str]]] = {
     "deliveries": ("Messages handed to connections.", ""),
     "drops": ("Messages that slow readers were told of by gap.", ""),
     "refusals": ("Refusals, by code.", "code"),
-    "dead_letters": ("Messages that died, by dead-letter queue.", "queue"),
+    "dead_letters": ("Messages that died, by queue.", "queue"),
     "replays": ("Dead letters that were put back.", ""),
     "connects": ("Connections that were opened.", ""),
     "disconnects": ("Connections that ended.", ""),
@@ -56,17 +60,19 @@ class PrometheusMetrics:
         self._client_sums = Counter("tocsin_client", "Sums of what clients reported.", ["name"], registry=self.registry)
         self._client_reports = Counter("tocsin_client_reports", "How often.", ["name"], registry=self.registry)
         self._custom: set[str] = set()
+        #: What was counted since the last scrape, and where the gauges stand; by label.
+        self._counted: dict[metrics.Counter, dict[str, int]] = {name: {} for name in COUNTERS}
+        self._levels: dict[metrics.Gauge, dict[str, float]] = {name: {} for name in GAUGES}
 
     def count(self, name: metrics.Counter, amount: int = 1, *, label: str = "") -> None:
-        counter = self._counters[name]
-        (counter.labels(label) if label else counter).inc(amount)
+        counted = self._counted[name]
+        counted[label] = counted.get(label, 0) + amount
 
     def observe(self, name: metrics.Histogram, value: float) -> None:
         self._histograms[name].observe(value)
 
     def gauge(self, name: metrics.Gauge, value: float, *, label: str = "") -> None:
-        gauge = self._gauges[name]
-        (gauge.labels(label) if label else gauge).set(value)
+        self._levels[name][label] = value
 
     def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
         """Refused whole where one name is one too many; dimensions and users never become labels."""
@@ -81,4 +87,15 @@ class PrometheusMetrics:
 
     def expose(self) -> bytes:
         """The text format of Prometheus."""
+        self.settle()
         return generate_latest(self.registry)
+
+    def settle(self) -> None:
+        """What was counted goes to the registry."""
+        for counter, counted in self._counted.items():
+            for label, amount in counted.items():
+                (self._counters[counter].labels(label) if label else self._counters[counter]).inc(amount)
+            counted.clear()
+        for gauge, levels in self._levels.items():
+            for label, level in levels.items():
+                (self._gauges[gauge].labels(label) if label else self._gauges[gauge]).set(level)

@@ -15,7 +15,7 @@ import structlog
 
 from tocsin.bus import Consumer, DeadLetter, Depth, Receipt
 from tocsin.clock import Clock
-from tocsin.engines.embedded.chats import ORDINAL_BITS, ORDINAL_MASK, Chat, Chats, Unmoved
+from tocsin.engines.embedded.chats import ORDINAL_BITS, ORDINAL_MASK, Chat, Chats, Row
 from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.engines.embedded.dedupe import Claims
 from tocsin.engines.embedded.group_commit import GroupCommit
@@ -109,7 +109,7 @@ class SqliteBus:
             by_key[key] = self._chats.add(Chat(chat_id, key, sequence, ordinal))
         failpoints.hit("start.mid_recovery")
         rows = cast(
-            "list[Unmoved]",
+            "list[Row]",
             connection.execute(QUERY["unmoved"], (self._storage.cursor,)).fetchall(),
         )
         for row in rows:
@@ -118,7 +118,7 @@ class SqliteBus:
             chat.ordinal = chat.drawn_ordinal = place & ORDINAL_MASK
             if number is not None:
                 chat.sequence = chat.drawn_sequence = number
-            chat.unmoved.append(row)
+            chat.unmoved.append(*row)
         for chat in by_key.values():
             chat.oldest = 0 if chat.sequence else 1
         self.commits.unmoved = len(rows)

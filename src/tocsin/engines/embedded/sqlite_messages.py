@@ -5,12 +5,15 @@
 Rules:
 - which messages only the log has is noted **before** the statement runs: what storage moves meanwhile stands in its
   snapshot, so nothing can be missed between the two, and what stands in both is taken once;
+- who asks for the same numbers while they are being read gets the same page: after a restart all of a chat do, and what
+  stands under a number never changes;
 - what is past its time is never returned, whether it was deleted or not; `oldest` never falls;
 - deletion goes in slices, and waits an hour where the clock has jumped.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, cast
 
@@ -57,6 +60,8 @@ class SqliteMessages:
         self._failpoints = failpoints
         self._epoch = epoch
         self._retention = retention
+        #: Pages that are being read, by (chat key, first, last, limit).
+        self._pages: dict[tuple[int, int, int, int], asyncio.Future[Page]] = {}
         self._last_pass: tuple[int, float] | None = None
         self._hold_until = 0.0
 
@@ -101,6 +106,14 @@ class SqliteMessages:
         if not chat.ordinal:
             return Page(bodies=(), next=None)
         last = min(last, chat.sequence)
+        wanted = (chat.key, first, last, limit)
+        page = self._pages.get(wanted)
+        if page is None:
+            page = self._pages[wanted] = self._read_numbers(chat, first, last, limit)
+            page.add_done_callback(lambda _: self._pages.pop(wanted, None))
+        return await asyncio.shield(page)  # who goes away takes it from nobody else
+
+    def _read_numbers(self, chat: Chat, first: int, last: int, limit: int) -> asyncio.Future[Page]:
         parameters: dict[str, apsw.SQLiteValue] = {
             "chat_key": chat.key,
             "from": first,
@@ -109,7 +122,7 @@ class SqliteMessages:
             "limit": limit,
         }
         query = QUERY["numbered"]
-        if chat.unmoved or chat.key in self._chats.storage_letters:
+        if len(chat.unmoved) or chat.key in self._chats.storage_letters:
             query = QUERY["merged_numbered"]
             tail = []
             for position, _, sequence, _ in reversed(chat.unmoved):  # what is asked for is mostly near the head
@@ -118,9 +131,13 @@ class SqliteMessages:
                         break
                     tail.append(position)
             parameters["tail"] = str(tail[-limit:])
-        count, edge, joined = await self._reads.run(lambda connection: _one(connection, query, parameters))
-        following = None if edge is None or count < limit or edge >= last else str(edge + 1)
-        return Page(bodies=_split(joined), next=following)
+
+        def read(connection: apsw.Connection) -> Page:
+            count, edge, joined = _one(connection, query, parameters)
+            following = None if edge is None or count < limit or edge >= last else str(edge + 1)
+            return Page(bodies=_split(joined), next=following)
+
+        return self._reads.run(read)
 
     async def by_time(
         self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
@@ -137,7 +154,7 @@ class SqliteMessages:
         start = max(self._cutoff(), first or 0)
         end = NEVER if last is None else last
         parameters: dict[str, apsw.SQLiteValue] = {"first": start, "last": end, "limit": limit + 1}
-        merged = bool(chat.unmoved) or chat.key in self._chats.storage_letters
+        merged = len(chat.unmoved) > 0 or chat.key in self._chats.storage_letters
         query = QUERY[("merged_" if merged else "") + ("page_up" if ascending else "page_down")]
         if merged:
             tail = []

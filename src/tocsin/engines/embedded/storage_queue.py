@@ -4,7 +4,8 @@
 
 Rules:
 - a slice takes a few milliseconds, so that no commit waits long for it; it holds few chats and much of each, because
-  a page for each chat and message is what would make storing dear;
+  a page for each chat and message is what would make storing dear; between two slices storage rests, so that it never
+  takes the core for long;
 - the cursor passes, and the log is trimmed, when all slices up to it are moved;
 - a message that can't be stored is tried three times and stays readable as a dead letter.
 """
@@ -31,10 +32,13 @@ from tocsin.topology import MESSAGE_STORAGE_QUEUE
 log = structlog.get_logger(__name__)
 
 MOVE_SECONDS: Final = 2.0
-#: So many unmoved messages are moved at once, without waiting for the second to end.
+#: So many unmoved messages are moved at once, without waiting for the seconds to end.
 MOVE_AT: Final = 100_000
 SLICE: Final = 400
-TRIM_SLICE: Final = 5_000
+TRIM_SLICE: Final = 1_000
+#: After a slice storage rests for so many times what it took, unless it has fallen behind.
+REST: Final = 2.0
+BEHIND_AT: Final = 2 * MOVE_AT
 RETRY_SECONDS: Final = 1.0
 
 
@@ -101,6 +105,7 @@ class StorageQueue:
         self._trimmed = trimmed
         self._moving: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
+        self._is_draining = False
         self._dirty: dict[int, Chat] = {}
         self.cursor = cursor
         self.others: Sequence[LogQueue] = ()
@@ -128,13 +133,17 @@ class StorageQueue:
 
     @property
     def oldest(self) -> int | None:
-        return min((chat.unmoved[0][3] for chat in self._dirty.values() if chat.unmoved), default=None)
+        return min((chat.unmoved.oldest for chat in self._dirty.values() if chat.unmoved), default=None)
 
     async def drain(self) -> None:
-        while self._commits.unmoved:
-            self._idle.clear()
-            self._wake.set()
-            await self._idle.wait()
+        self._is_draining = True
+        try:
+            while self._commits.unmoved:
+                self._idle.clear()
+                self._wake.set()
+                await self._idle.wait()
+        finally:
+            self._is_draining = False
 
     async def stop(self) -> None:
         if self._moving is not None:
@@ -164,7 +173,7 @@ class StorageQueue:
         chats: list[tuple[Chat, int]] = []
         for chat in dirty.values():
             done = 0
-            waiting = [position for position, _, _, _ in chat.unmoved if position <= upto]
+            waiting = chat.unmoved.positions(upto)
             while done < len(waiting):
                 part = waiting[done : done + SLICE - len(positions)]
                 positions += part
@@ -182,6 +191,7 @@ class StorageQueue:
         while True:
             try:
                 await self._failpoints.reach("storage.mid_move")
+                began = self._clock.monotonic()
                 await self._consumer(part)
             except Refusal as refusal:
                 log.warning("a slice of the log waits for the store", code=refusal.code)
@@ -192,7 +202,13 @@ class StorageQueue:
                 return
             else:
                 self._moved(part)
+                await self._rest(began)
                 return
+
+    async def _rest(self, began: float) -> None:
+        """Lets those go first who wait for an answer."""
+        if self._commits.unmoved < BEHIND_AT and not self._is_draining:
+            await self._clock.sleep(REST * (self._clock.monotonic() - began))
 
     async def _store_singly(self, part: LogSlice, failure: Exception) -> None:
         """Finds the guilty one: it is set apart with its count of tries, readable there, and counts as moved."""
@@ -224,11 +240,7 @@ class StorageQueue:
 
     def _moved(self, part: LogSlice) -> None:
         for chat, count in part.chats:
-            if count == len(chat.unmoved):
-                chat.unmoved.clear()
-            else:
-                for _ in range(count):
-                    chat.unmoved.popleft()
+            chat.unmoved.drop(count)
         self._commits.moved(len(part))
 
     async def _trim(self) -> None:
@@ -236,6 +248,7 @@ class StorageQueue:
         upto = min([self.cursor, *(queue.cursor for queue in self.others)])
         while self._trimmed < upto:
             await self._failpoints.reach("storage.before_trim")
+            began = self._clock.monotonic()
             position = min(upto, self._trimmed + TRIM_SLICE)
             try:
                 await self._commits.write(_Trim(position))
@@ -243,6 +256,7 @@ class StorageQueue:
                 log.warning("the log could not be trimmed", code=refusal.code)
                 return
             self._trimmed = position
+            await self._rest(began)
 
 
 class _Trim:

@@ -118,8 +118,8 @@ class Tries:
         while not await self.keep(entry, reason, dead=True):
             await self._clock.sleep(RETRY_SECONDS[-1])
         self._failpoints.hit("deadletter.after")
-        self._metrics.count("dead_letters", label=self._queue.dead_letters)
-        log.error("a message is dead", queue=self._queue.dead_letters, message=entry.message.message_id, reason=reason)
+        self._metrics.count("dead_letters", label=self._queue.name)
+        log.error("a message is dead", queue=self._queue.name, message=entry.message.message_id, reason=reason)
         self._died(self._queue, entry.message)
 
     async def keep(self, entry: Entry, reason: str, *, dead: bool) -> bool:

@@ -1,0 +1,99 @@
+"""The templates, synthesized once for each set of flags by the Python that has CDK, and read back as JSON.
+
+Rule: what is missing (CDK's environment, Node) fails the test, never skips it: `make build/deploy/bin/cfn-lint`.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from deploy.aws.assembly import Assembly
+
+ROOT: Final = Path(__file__).parent.parent.parent
+DEPLOY: Final = ROOT / "build" / "deploy" / "bin"
+
+PLAIN: Final = ("--alarm-email", "ops@example.com")
+SEED_EXACT: Final = (*PLAIN, "--seed-exact")
+#: Two names of one's own, and nearly everything that can be asked for.
+STAGE: Final = (
+    *PLAIN,
+    *("--prefix", "dev-"),
+    *("--region", "eu-west-1"),
+    *("--rest-domain", "api.example.com"),
+    *("--rest-certificate", "arn:aws:acm:eu-west-1:111122223333:certificate/rest"),
+    *("--websocket-domain", "ws.example.com"),
+    *("--websocket-certificate", "arn:aws:acm:eu-west-1:111122223333:certificate/websocket"),
+    *("--allowed-origin", "https://app.example.com"),
+    *("--allowed-origin", "http://localhost:3000"),
+    *("--reserve", "processor=60"),
+    *("--processor-concurrency", "30"),
+    *("--retention-days", "7"),
+    *("--log-days", "90"),
+    "--xray",
+)
+#: One name for both, and one origin.
+SHARED: Final = (
+    *PLAIN,
+    *("--shared-domain", "api.example.com"),
+    *("--shared-certificate", "arn:aws:acm:us-east-1:111122223333:certificate/shared"),
+    *("--allowed-origin", "https://app.example.com"),
+)
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Something of CDK's environment, at the root of the tree."""
+    if not (DEPLOY / "cfn-lint").exists():
+        pytest.fail("CDK's environment is missing: make build/deploy/bin/cfn-lint", pytrace=False)
+    program, *arguments = command
+    silent = {"JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20", "PYTHONPATH": "src"}
+    return subprocess.run(
+        [DEPLOY / program, *arguments], cwd=ROOT, env=os.environ | silent, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In the place of the functions' code, where nothing runs it."""
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "tocsin").mkdir()
+    (folder / "tocsin" / "__init__.py").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthesize(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Callable[..., Path]:
+    """Flags -> the folder with the templates; the same flags, the same folder."""
+
+    @cache
+    def folder(*flags: str, package: Path = code) -> Path:
+        output = tmp_path_factory.mktemp("templates")
+        done = run("python", "-m", "deploy.aws.app", *flags, "--package", package, "--output", output)
+        assert done.returncode == 0, done.stderr
+        return output
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain(synthesize: Callable[..., Path]) -> Assembly:
+    return Assembly.read(synthesize(*PLAIN))
+
+
+@pytest.fixture(scope="session")
+def seed_exact(synthesize: Callable[..., Path]) -> Assembly:
+    return Assembly.read(synthesize(*SEED_EXACT))
+
+
+@pytest.fixture(scope="session")
+def dev(synthesize: Callable[..., Path]) -> Assembly:
+    return Assembly.read(synthesize(*STAGE), "dev-")
+
+
+@pytest.fixture(scope="session")
+def shared(synthesize: Callable[..., Path]) -> Assembly:
+    return Assembly.read(synthesize(*SHARED))
