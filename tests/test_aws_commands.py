@@ -1,8 +1,11 @@
 """`tocsin aws …` and `tocsin dlq … --aws`, on a stage of the emulator; what the commands see is what functions left."""
 
 import asyncio
+import functools
+import io
 import subprocess
 import sys
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +19,10 @@ from tests.conformance.harness import identity, poison
 from tests.ministack import Stage
 from tests.test_cli import Done, environment, misused, tocsin
 from tocsin.engines.aws.bus_format import message_of
+from tocsin.engines.aws.engine import AwsEngine
 from tocsin.engines.aws.erasure import NOBODY, PAGE
+from tocsin.engines.aws.restoration import EMPTY
+from tocsin.engines.aws.schema import TABLES
 from tocsin.engines.file_keys import FileKeys
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE
 
@@ -237,3 +243,123 @@ def test_without_boto3_the_commands_say_what_to_install(tmp_path: Path) -> None:
 def test_no_command_imports_boto3_before_it_needs_it() -> None:
     code = "import sys, tocsin.cli; print([name for name in ('boto3', 'botocore') if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+# -- restore -----------------------------------------------------------------------------------------------------------
+
+
+class Restored:
+    """The service on the restored tables; it is not the one that published."""
+
+    def __init__(self, stand: AwsHarness, prefix: str) -> None:
+        tables = {table.variable.lower(): prefix + table.name for table in TABLES}
+        self.engine = AwsEngine(stand.stage.settings(**tables), clock=stand.clock)
+        self.protocols = self.engine.protocols
+
+    async def numbers(self, chat_id: str) -> list[tuple[int, str]]:
+        """The chat's history by number: number and eventType."""
+        page = await self.protocols.messages.by_number(chat_id, 1, 1 << 40, 100)
+        found = [msgspec.json.decode(body) for body in page.bodies]
+        return [(one["sequenceNumber"], one["payload"]["eventType"]) for one in found]
+
+
+def meddle(stand: AwsHarness, chat_id: str, sequence: int) -> None:
+    """As if the counter's table had been copied a little earlier or later than the messages'."""
+    stand.stage.services.dynamodb.update_item(
+        TableName=stand.stage.tables["SequenceCounterTable"],
+        Key={"scope": {"S": chat_id}},
+        UpdateExpression="SET #sequence = :sequence",
+        ExpressionAttributeNames={"#sequence": "sequence"},
+        ExpressionAttributeValues={":sequence": {"N": str(sequence)}},
+    )
+
+
+async def test_a_restored_store_has_its_numbers_and_a_new_epoch_and_no_claims(stand: AwsHarness) -> None:
+    await stand.grant(ALICE, "c1", "owner")
+    await stand.publish_many("c1", ["one", "two", "three"])
+    for chat in ("lags", "leads", "fine"):
+        await stand.publish(chat, "one", id="order-4711")
+        await stand.publish(chat, "two")
+    await stand.connect(ALICE, "c1")
+    await stand.settle()
+    before = await stand.engine.numbers.heads(["c1"])
+    meddle(stand, "lags", 1)
+    meddle(stand, "leads", 4)
+    into = f"{stand.stage.prefix}-restored-"
+    told = await done(stand, "aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into", into)
+    epoch = told["repaired"].pop("epoch")
+    assert told == {"paused": 0, "repaired": {"chats": 4, "raised": 1, "filled": 2}}
+    restored = Restored(stand, into)
+    heads = await restored.protocols.numbers.heads(["c1", "lags", "leads", "fine"])
+    assert {chat: head.sequence for chat, head in heads.items()} == {"c1": 3, "lags": 2, "leads": 4, "fine": 2}
+    assert {head.epoch for head in heads.values()} == {epoch} != {before["c1"].epoch}
+    assert await restored.numbers("lags") == [(1, "chat"), (2, "chat")]
+    assert await restored.numbers("leads") == [(1, "chat"), (2, "chat"), (3, "lost"), (4, "lost")]
+    assert await restored.protocols.permissions.roles([(ALICE, "c1")]) == ["owner"]
+    (numbered,) = await restored.protocols.numbers.number([message_of(stand.publication("lags", "three"))])
+    assert numbered.sequence_number == 3
+    dynamodb = stand.stage.services.dynamodb
+    for table in TABLES:
+        name = into + table.name
+        if table in EMPTY:
+            assert dynamodb.scan(TableName=name)["Items"] == []
+        ttl = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
+        assert (ttl["TimeToLiveStatus"], ttl["AttributeName"]) == ("ENABLED", "ttl")
+        backups = dynamodb.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
+        assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
+        made = dynamodb.describe_table(TableName=name)["Table"]
+        assert made["DeletionProtectionEnabled"]
+        assert [key["AttributeName"] for key in made["KeySchema"]] == [
+            key.name for key in (table.partition, table.sort) if key is not None
+        ]
+        assert [index["IndexName"] for index in made.get("GlobalSecondaryIndexes", [])] == [
+            index.name for index in table.indexes
+        ]
+    assert [one["payload"]["content"] for one in await stand.history("c1")] == ["one", "two", "three"]
+    restored.engine.close()
+
+
+async def test_a_restore_may_be_repeated_and_mends_nothing_twice(stand: AwsHarness) -> None:
+    await stand.publish("leads", "one")
+    await stand.settle()
+    meddle(stand, "leads", 2)
+    into = f"{stand.stage.prefix}-restored-"
+    wanted = ("aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into", into)
+    assert (await done(stand, *wanted))["repaired"]["filled"] == 1
+    assert (await done(stand, *wanted))["repaired"]["filled"] == 0
+
+
+async def test_mappings_stand_still_until_connections_have_ended_and_go_on_then(stand: AwsHarness) -> None:
+    """The functions are there in name only: nothing is handed to them."""
+    name = f"{stand.stage.prefix}-processor"
+    functions = boto3.client("lambda")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("index.py", "def handler(event, context): return {'batchItemFailures': []}")
+    functions.create_function(
+        FunctionName=name,
+        Runtime="python3.13",
+        Handler="index.handler",
+        Role="arn:aws:iam::000000000000:role/test",
+        Code={"ZipFile": packed.getvalue()},
+    )
+    made = functions.create_event_source_mapping(
+        FunctionName=name, EventSourceArn=stand.stage.arn(WEBSOCKET_FIFO_QUEUE.dead_letters), Enabled=True
+    )
+    state = functools.partial(functions.get_event_source_mapping, UUID=made["UUID"])
+    client = await stand.connect(ALICE)
+    into = f"{stand.stage.prefix}-restored-"
+    told = await done(stand, "aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into", into)
+    assert told["paused"] == 1
+    assert state()["State"] == "Disabled"
+    assert client.closed is None
+    told = await done(stand, "aws", "resume", "--endpoint", stand.endpoint)
+    assert told == {"ended": 1, "resumed": 1}
+    assert state()["State"] == "Enabled"
+    assert rows(stand, "ConnectionTable") == "[]"
+    functions.delete_event_source_mapping(UUID=made["UUID"])
+    functions.close()
+
+
+def test_a_restore_never_writes_over_what_is_served_from() -> None:
+    assert "--into" in misused("aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into", "dev-", "--prefix", "dev-")

@@ -3,6 +3,7 @@
 import typer
 
 from tocsin.cli.aws_erase import erase
+from tocsin.cli.aws_restore import restore, resume
 
 aws = typer.Typer()
 
@@ -14,5 +15,5 @@ def start(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-for command in (erase,):
+for command in (erase, restore, resume):
     aws.command()(command)

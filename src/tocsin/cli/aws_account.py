@@ -9,6 +9,7 @@ Rules:
 """
 
 import asyncio
+import random
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -23,6 +24,7 @@ from tocsin.errors import Refusal
 from tocsin.topology import MESSAGE_STORAGE_QUEUE, QUEUES, WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
 
 if TYPE_CHECKING:
+    from tocsin.engines.aws.calls import Calls
     from tocsin.engines.aws.engine import AwsEngine
     from tocsin.engines.aws.settings import AwsSettings
 
@@ -64,18 +66,19 @@ def aws_packages() -> Iterator[None]:
 
 
 class Account:
-    """A context. `tables`: what the tables' names begin with, if not with `prefix`."""
+    """A context. `endpoint`: the WebSocket stage's own, for who ends connections."""
 
     engine: "AwsEngine"
     settings: "AwsSettings"
 
-    def __init__(self, prefix: str, region: str | None, *, tables: str | None = None) -> None:
+    def __init__(self, prefix: str, region: str | None, *, endpoint: str = "") -> None:
         with aws_packages():
             import boto3
 
             from tocsin.engines.aws.schema import TABLES
-        self.prefix: Final = prefix
-        self.tables: Final = {table.variable.lower(): (tables or prefix) + table.name for table in TABLES}
+        self._prefix = prefix
+        self._endpoint = endpoint
+        self._tables = {table.variable.lower(): prefix + table.name for table in TABLES}
         if region is not None:
             boto3.setup_default_session(region_name=region)
 
@@ -86,7 +89,7 @@ class Account:
         self._runner = asyncio.Runner()
         try:
             with told():
-                self.settings = AwsSettings(**self.tables, **self._queues())  # type: ignore[arg-type]  # all are texts
+                self.settings = AwsSettings(**self._tables, **self._queues(), ws_api_endpoint=self._endpoint)  # type: ignore[arg-type]  # all are texts
                 self.engine = AwsEngine(self.settings)
         except BaseException:
             self._runner.close()
@@ -98,6 +101,21 @@ class Account:
     ) -> None:
         self.engine.close()
         self._runner.close()
+
+    def functions(self) -> "Calls[Any]":
+        """Lambda's own interface."""
+        import boto3
+
+        from tocsin.clock import SystemClock
+        from tocsin.engines.aws.calls import Calls, config
+
+        return Calls(
+            lambda: boto3.client("lambda", config=config(1, seconds=10)),
+            threads=1,
+            clock=SystemClock(),
+            jitter=random.random,
+            name="lambda",
+        )
 
     def run(self, asked: Coroutine[None, None, T]) -> T:
         """What it returns; `Failure` where AWS, or the service's own rules, say no."""
@@ -114,7 +132,7 @@ class Account:
         urls = {}
         for kind, queue in _QUEUES.items():
             for field, name in ((f"{kind}_queue_url", queue.name), (f"{kind}_dlq_url", queue.dead_letters)):
-                known = self.prefix + queue_name(name, fifo=queue.fifo)
+                known = self._prefix + queue_name(name, fifo=queue.fifo)
                 try:
                     urls[field] = sqs.get_queue_url(QueueName=known)["QueueUrl"]
                 except sqs.exceptions.QueueDoesNotExist:
