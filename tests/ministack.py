@@ -205,7 +205,7 @@ class Stage:
         self.queues[name] = made["QueueUrl"]
 
     def _redrive(self, queue: Queue) -> None:
-        target = {"deadLetterTargetArn": self._arn(queue.dead_letters), "maxReceiveCount": MAX_RECEIVES}
+        target = {"deadLetterTargetArn": self.arn(queue.dead_letters), "maxReceiveCount": MAX_RECEIVES}
         self.services.sqs.set_queue_attributes(
             QueueUrl=self.queues[queue.name], Attributes={"RedrivePolicy": json.dumps(target)}
         )
@@ -215,10 +215,10 @@ class Stage:
         if queue.channel is not None:
             attributes["FilterPolicy"] = json.dumps({"targetChannel": [queue.channel]})
         self.services.sns.subscribe(
-            TopicArn=self.topics[topic], Protocol="sqs", Endpoint=self._arn(queue.name), Attributes=attributes
+            TopicArn=self.topics[topic], Protocol="sqs", Endpoint=self.arn(queue.name), Attributes=attributes
         )
 
-    def _arn(self, name: str) -> str:
+    def arn(self, name: str) -> str:
         found = self.services.sqs.get_queue_attributes(QueueUrl=self.queues[name], AttributeNames=["QueueArn"])
         return found["Attributes"]["QueueArn"]
 

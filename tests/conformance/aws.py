@@ -40,6 +40,11 @@ class AwsHarness(Harness):
         self.aws = AwsEngine(self._settings, clock=self.clock, failpoints=failpoints)
         return self.aws.protocols
 
+    @property
+    def endpoint(self) -> str:
+        """Where connections are posted to."""
+        return self._settings.ws_api_endpoint
+
     def _begin(self) -> None:
         self._sources = EventSources(self.aws, self._settings, self.stage.services, self.clock)
 
