@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from tocsin.cli.aws import aws
+from tocsin.cli.aws_estimate import estimate_cost
 from tocsin.cli.bench import bench
 from tocsin.cli.dead_letters import dlq
 from tocsin.cli.messages import history, publish
@@ -46,7 +47,7 @@ def start(
         typer.echo(context.get_help())
 
 
-for command in (serve, restore, token, publish, tail, history, grant, revoke, permissions):
+for command in (serve, restore, token, publish, tail, history, grant, revoke, permissions, estimate_cost):
     app.command()(command)
 app.add_typer(dlq, name="dlq")
 app.add_typer(aws, name="aws")

@@ -75,6 +75,11 @@ def rate(text: str | float) -> float:
     return number
 
 
+def count(text: str | float) -> float:
+    """From 0; part of one is allowed, for averages."""
+    return 0.0 if text in ("0", 0.0) else rate(text)
+
+
 def duration(text: str | int) -> int:
     """`30d`, `12h`, `45m`, `90s` or `500ms`, in milliseconds."""
     if isinstance(text, int):
