@@ -153,8 +153,8 @@ MUTANTS: Final = [
         file=f"{EMBEDDED}/fan_out.py",
         edits=(
             (
-                "frame = self.frame(gap(room.chat_id, first, last, 0))",
-                "frame = self.frame(gap(room.chat_id, first, last - 1, 0))",
+                "frame = self.frame(gap_frame(room.chat_id, first, last, 0))",
+                "frame = self.frame(gap_frame(room.chat_id, first, last - 1, 0))",
             ),
         ),
         test=POISON,
