@@ -215,7 +215,7 @@ class DynamodbConnections:
         """Before a subscription is begun anew what its row has missed is told: the new row knows nothing of it."""
         for chat_id in chat_ids:
             row = await self._rows.get(chat_id, connection_id, self._clock.now())
-            if row is not None and row.has_missed and await self._gaps.tell_in_turn(row) != "sent":
+            if row is not None and row.has_missed and await self._gaps.tell_in_turn(row) in ("busy", "failed"):
                 raise Unreachable(definite=True)
 
     def _begin(self, connection: Connection, chat_id: str) -> SubscriptionRow:
