@@ -5,6 +5,7 @@
 Rules:
 - a missing emulator fails the test, never skips it: `make build/ministack/bin/ministack` puts it there;
 - it listens on 127.0.0.1 alone, on a port that was free;
+- a function may do what its role allows, and no more (AUTH); the test's own key is the account's, which may everything;
 - what is deployed stands in deploy/aws; a stage has what the engine needs, from the same tables (schema, topology).
 """
 
@@ -59,7 +60,13 @@ class Ministack:
         self.said: deque[str] = deque(maxlen=200)
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TOCSIN_"))
-        } | {"BIND_HOST": HOST, "GATEWAY_PORT": str(self.port), "LAMBDA_EXECUTOR": "local", "PYTHONUNBUFFERED": "1"}
+        } | {
+            "BIND_HOST": HOST,
+            "GATEWAY_PORT": str(self.port),
+            "LAMBDA_EXECUTOR": "local",
+            "PYTHONUNBUFFERED": "1",
+            "AUTH": "true",
+        }
         self._process = subprocess.Popen(
             [PROGRAM], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -143,6 +150,7 @@ class Stage:
         self.services.at_once(
             [
                 *[lambda queue=queue: self._redrive(queue) for queue in QUEUES],
+                *[lambda queue=queue: self._admit(queue) for queue in QUEUES],
                 *[
                     lambda queue=queue, topic=topic: self._subscribe(queue, topic.name)
                     for queue in QUEUES
@@ -217,6 +225,17 @@ class Stage:
         self.services.sns.subscribe(
             TopicArn=self.topics[topic], Protocol="sqs", Endpoint=self.arn(queue.name), Attributes=attributes
         )
+
+    def _admit(self, queue: Queue) -> None:
+        """What its topics bring."""
+        allow = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": self.arn(queue.name),
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+        self.services.sqs.set_queue_attributes(QueueUrl=self.queues[queue.name], Attributes={"Policy": policy})
 
     def arn(self, name: str) -> str:
         found = self.services.sqs.get_queue_attributes(QueueUrl=self.queues[name], AttributeNames=["QueueArn"])

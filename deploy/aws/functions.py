@@ -79,7 +79,7 @@ def _consumes(*queues: Queue) -> tuple[Allow, Allow]:
 _READ_ROLES: Final = _dynamodb("ReadRoles", "BatchGetItem", PERMISSIONS_TABLE)
 _PUBLISH: Final = (
     Allow("Publish", ("sns:Publish",), tuple(f"topic/{topic.name}" for topic in TOPICS)),
-    _dynamodb("ClaimIds", "PutItem UpdateItem", CLAIM_TABLE),
+    _dynamodb("ClaimIds", "GetItem PutItem UpdateItem", CLAIM_TABLE),
 )
 #: A chat's head comes with its oldest number; where that is not known it is looked for among the messages.
 _READ_HEADS: Final = (

@@ -1,4 +1,4 @@
-"""The templates, synthesized once for each set of flags by the Python that has CDK, and read back as JSON.
+"""The templates, synthesized once for each set of flags by the Python that has CDK, read back as JSON, and deployed.
 
 Rule: what is missing (CDK's environment, Node) fails the test, never skips it: `make build/deploy/bin/cfn-lint`.
 """
@@ -13,7 +13,10 @@ from typing import Final
 import pytest
 
 from deploy.aws.assembly import Assembly
-from tests.ministack import PROGRAM
+from tests.deploy.doors import Rest
+from tests.deploy.people import Person, back_end_token, sign_up
+from tests.deploy.stage import Deployed, deploy
+from tests.ministack import PROGRAM, Ministack
 
 ROOT: Final = Path(__file__).parent.parent.parent
 DEPLOY: Final = ROOT / "build" / "deploy" / "bin"
@@ -87,6 +90,48 @@ def package_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("python", "-m", "deploy.aws.package", folder, "--python", PROGRAM.with_name("python"))
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def make(ministack: Ministack, synthesize: Callable[..., Path], package_here: Path) -> Callable[..., Deployed]:
+    """Deploys a stage to the emulator, or updates it."""
+
+    def made(*flags: str, prefix: str = "") -> Deployed:
+        named = ("--prefix", prefix) if prefix else ()
+        return deploy(synthesize(*PLAIN, *named, *flags, package=package_here), ministack.url, prefix)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def deployed(make: Callable[..., Deployed]) -> Deployed:
+    """The one stage without a prefix. A test has its own chats, and leaves the functions as they were."""
+    return make()
+
+
+@pytest.fixture(scope="session")
+def alice(deployed: Deployed) -> Person:
+    return sign_up(deployed, "alice")
+
+
+@pytest.fixture(scope="session")
+def bob(deployed: Deployed) -> Person:
+    return sign_up(deployed, "bob")
+
+
+@pytest.fixture(scope="session")
+def back_end(deployed: Deployed, ministack: Ministack) -> Rest:
+    """With every scope."""
+    return Rest(deployed, back_end_token(deployed, ministack.url))
+
+
+@pytest.fixture
+def chat(request: pytest.FixtureRequest, back_end: Rest, alice: Person, bob: Person) -> str:
+    """The test's own: alice owns it, bob is a member."""
+    name = str(request.node.name).replace("[", ":").replace("]", "")[:100]
+    back_end.grant(alice.user_id, name, "owner")
+    back_end.grant(bob.user_id, name)
+    return name
 
 
 @pytest.fixture(scope="session")

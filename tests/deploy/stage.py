@@ -64,12 +64,13 @@ class _Account:
         self._url = url
         self._cloudformation = boto3.client("cloudformation")
         self._s3 = boto3.client("s3")
+        self._sns = boto3.client("sns")
         self._ssm = boto3.client("ssm")
         self._sts = boto3.client("sts")
         self._bucket = f"cdk-hnb659fds-assets-{self._sts.get_caller_identity()['Account']}-{self._s3.meta.region_name}"
 
     def close(self) -> None:
-        for client in (self._cloudformation, self._s3, self._ssm, self._sts):
+        for client in (self._cloudformation, self._s3, self._sns, self._ssm, self._sts):
             client.close()
 
     def deploy(self, folder: Path, prefix: str) -> Deployed:
@@ -79,10 +80,14 @@ class _Account:
         for asset in folder.glob("asset.*"):
             self._upload(f"{asset.name.removeprefix('asset.')}.zip", _zipped(asset))
         outputs: dict[str, str] = {}
-        for stack, template in Assembly.read(folder, prefix).templates.items():
+        assembly = Assembly.read(folder, prefix)
+        for stack, template in assembly.templates.items():
             name = stack if stack == LOGGING else prefix + stack
             self._upload(f"{name}.json", json.dumps(adapted(template, self._url)).encode())
             outputs |= self._settle(name)
+        for topic in assembly.of("AWS::SNS::Topic"):
+            if topic.properties.get("FifoTopic"):
+                self._order(topic.properties["TopicName"])
         rest, websocket = (outputs[name].split("//")[1].split(".")[0] for name in ("RestUrl", "WebSocketUrl"))
         return Deployed(
             prefix=prefix,
@@ -97,6 +102,14 @@ class _Account:
         self._cloudformation.update_termination_protection(StackName=name, EnableTerminationProtection=False)
         self._cloudformation.delete_stack(StackName=name)
         self._await("stack_delete_complete", name)
+
+    def _order(self, topic: str) -> None:
+        """The emulator's CloudFormation makes each topic a standard one, whose messages have no group."""
+        arns = [
+            each["TopicArn"] for page in self._sns.get_paginator("list_topics").paginate() for each in page["Topics"]
+        ]
+        (arn,) = [arn for arn in arns if arn.endswith(f":{topic}")]
+        self._sns.set_topic_attributes(TopicArn=arn, AttributeName="FifoTopic", AttributeValue="true")
 
     def _upload(self, key: str, body: bytes) -> None:
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)

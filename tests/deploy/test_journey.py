@@ -1,136 +1,218 @@
-"""A message's journey through all that the template makes, with policies enforced: the roles are enough for it.
+"""Messages' journeys through all that the template makes, with policies enforced: the roles are enough for them.
 
-On an emulator of its own that evaluates IAM. That each statement of a role is needed, its probe shows.
+That each statement of a role is needed, its probe shows (test_probes.py); that no step loses anything when the function
+dies in it, test_crashes.py.
 """
 
-import json
-from base64 import urlsafe_b64decode
-from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
-import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
-from tests.deploy.conftest import PLAIN
-from tests.deploy.stage import Deployed, deploy
-from tests.ministack import Ministack
+from tests.deploy.doors import Rest, eventually, fifo, listen
+from tests.deploy.faults import failing, settings_of_all
+from tests.deploy.people import Person
+from tests.deploy.stage import Deployed
+from tocsin.engines.aws.engine import AwsEngine
+from tocsin.topology import WEBSOCKET_FIFO_QUEUE
 
-if TYPE_CHECKING:
-    from mypy_boto3_cognito_idp import CognitoIdentityProviderClient
+#: What the emulator makes of an authorizer's "Unauthorized". On AWS it is a 401.
+UNAUTHORIZED = 500
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-PASSWORD = "Correct-Horse-7-Battery"
-#: A function that has not run yet takes its time.
-SECONDS = 60
 
-
-@pytest.fixture(scope="module")
-def enforced(synthesize: Callable[..., Path], package_here: Path) -> Iterator[tuple[Deployed, str]]:
-    """A stage on an emulator with AUTH, and its address."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTH", "true")
-        emulator = Ministack()
-        for name, value in emulator.environment().items():
-            patch.setenv(name, value)
-        yield deploy(synthesize(*PLAIN, package=package_here), emulator.url), emulator.url
-        emulator.stop()
-
-
-class Person:
-    """Somebody with an account in the user pool."""
-
-    def __init__(self, cognito: "CognitoIdentityProviderClient", deployed: Deployed, name: str) -> None:
-        cognito.admin_create_user(UserPoolId=deployed.user_pool_id, Username=name, MessageAction="SUPPRESS")
-        cognito.admin_set_user_password(
-            UserPoolId=deployed.user_pool_id, Username=name, Password=PASSWORD, Permanent=True
-        )
-        signed_in = cognito.initiate_auth(
-            ClientId=deployed.web_client_id,
-            AuthFlow="USER_PASSWORD_AUTH",
-            AuthParameters={"USERNAME": name, "PASSWORD": PASSWORD},
-        )["AuthenticationResult"]
-        self.access_token: str = signed_in["AccessToken"]
-        self.id_token: str = signed_in["IdToken"]
-        claims = json.loads(urlsafe_b64decode(self.access_token.split(".")[1] + "==="))
-        self.user_id: str = claims["sub"]
-
-
-def back_end(cognito: "CognitoIdentityProviderClient", deployed: Deployed, url: str) -> str:
-    """An access token of the client for back ends."""
-    client = cognito.describe_user_pool_client(UserPoolId=deployed.user_pool_id, ClientId=deployed.machine_client_id)[
-        "UserPoolClient"
-    ]
-    answer = httpx.post(
-        f"{url}/oauth2/token",
-        auth=(client["ClientId"], client["ClientSecret"]),
-        data={"grant_type": "client_credentials"},
-        timeout=SECONDS,
-    )
-    return str(answer.json()["access_token"])
-
-
-class Rest:
-    """The REST door, with a token."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self._url = url
-        self._headers = {"Authorization": f"Bearer {token}"}
-
-    def __call__(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        answer = httpx.request(method, f"{self._url}{path}", json=body, headers=self._headers, timeout=SECONDS)
-        return answer.status_code, answer.json() if answer.content else None
-
-
-async def hear(socket: ClientConnection, kind: str) -> Any:
-    """The next frame of that type."""
-    while True:
-        frame = json.loads(await socket.recv())
-        if frame["type"] == kind:
-            return frame
-
-
-async def say(socket: ClientConnection, **frame: object) -> None:
-    await socket.send(json.dumps(frame))
-
-
-async def test_the_roles_are_enough_from_the_first_grant_to_the_revocation(enforced: tuple[Deployed, str]) -> None:
-    deployed, url = enforced
-    with closing(boto3.client("cognito-idp")) as cognito:
-        alice, bob = (Person(cognito, deployed, name) for name in ("alice", "bob"))
-        service = Rest(deployed.rest_url, back_end(cognito, deployed, url))
-    as_alice, as_bob = (Rest(deployed.rest_url, person.access_token) for person in (alice, bob))
-    for person, role in ((alice, "owner"), (bob, "member")):
-        grant = {"userId": person.user_id, "chatId": "chat-a", "role": role}
-        assert service("POST", "/permissions", grant)[0] == 200
-    assert len(as_alice("GET", "/permissions?chatId=chat-a")[1]["permissions"]) == 2
-    ticket = as_bob("POST", "/tickets", {"chatIds": ["chat-a"]})[1]["ticket"]
-
+async def test_two_people_and_a_back_end_hear_each_other_in_order(
+    deployed: Deployed, back_end: Rest, alice: Person, bob: Person, chat: str
+) -> None:
+    """P2P and A2P, through SNS, SQS and the processor; alice came with an access token, bob with an id token."""
     async with (
-        connect(f"{deployed.websocket_url}?token={alice.access_token}&chatId=chat-a", open_timeout=SECONDS) as first,
-        connect(f"{deployed.websocket_url}?ticket={ticket}&chatId=chat-a", open_timeout=SECONDS) as second,
+        listen(deployed, token=alice.access_token, userId=alice.user_id, chatId=chat) as first,
+        listen(deployed, token=bob.id_token, chatId=chat) as second,
     ):
-        await say(second, action="sync", chats={"chat-a": None})
-        assert (await hear(second, "subscribed"))["headSequence"] == 0
-        payload = {"chatId": "chat-a", "eventType": "chat", "content": "Hello."}
-        await say(first, action="sendMessage", messageType="fifo", payload=payload, requestId="1")
-        assert (await hear(first, "ack"))["requestId"] == "1"
-        for socket in (first, second):
-            assert (await hear(socket, "message"))["sequenceNumber"] == 1
-        assert as_bob("POST", "/publish", {"messageType": "fifo", "payload": payload})[0] == 202
-        assert as_bob("POST", "/publish", {"payload": payload, "messageDeduplicationId": "once"})[0] == 202
-        heard = [await hear(second, "message"), await hear(second, "message")]
-        assert sorted(message.get("sequenceNumber", 0) for message in heard) == [0, 2]
-        status, history = as_bob("GET", "/messages?chatId=chat-a&fromSequence=1")
-        assert (status, [message["sequenceNumber"] for message in history["messages"]]) == (200, [1, 2])
-        assert as_bob("POST", "/metrics", {"metrics": [{"name": "custom.journey", "value": 1}]})[0] == 202
+        assert (await first.sync(chat))["headSequence"] == 0
+        assert (await second.sync(chat))["recovered"] is True
+        sent = []
+        for turn in range(4):
+            for listener in (first, second):
+                await listener.say(action="sendMessage", requestId="r", **fifo(chat, f"frame {turn}"))
+                sent.append((await listener.hear("ack"))["messageId"])
+            sent.append(back_end.publish(chat, f"call {turn}")["messageId"])
+        for listener in (first, second):
+            heard = [await listener.hear("message") for _ in sent]
+            assert [message["messageId"] for message in heard] == sent
+            assert [message["sequenceNumber"] for message in heard] == list(range(1, 13))
+            assert [message["senderId"] for message in heard[:2]] == [alice.user_id, bob.user_id]
+    page = Rest(deployed, bob.access_token)("GET", f"/messages?chatId={chat}&fromSequence=1")[1]
+    assert [message["messageId"] for message in page["messages"]] == sent
 
-        revoked = as_alice("DELETE", f"/permissions?userId={bob.user_id}&chatId=chat-a")
-        assert (revoked[0], revoked[1]["fenceSequence"]) == (200, 2)
-        assert (await hear(second, "revoked"))["chatId"] == "chat-a"
-    assert as_bob("GET", "/messages?chatId=chat-a")[0] == 403
-    assert Rest(deployed.rest_url, alice.id_token)("GET", "/messages?chatId=chat-a")[0] == 401, "an id token"
+
+async def test_a_message_without_a_number_is_heard_and_stored_and_its_id_counts_once(
+    deployed: Deployed, alice: Person, chat: str
+) -> None:
+    rest = Rest(deployed, alice.access_token)
+    plain = {"payload": {"chatId": chat, "eventType": "chat", "content": "plain"}, "messageDeduplicationId": "once"}
+    async with listen(deployed, token=alice.access_token, chatId=chat) as listener:
+        await listener.sync(chat)
+        first, second = (rest("POST", "/publish", plain)[1] for _ in range(2))
+        message = await listener.hear("message")
+    assert (first["duplicate"], second["duplicate"]) == (False, True)
+    assert first["messageId"] == second["messageId"] == message["messageId"]
+    assert "sequenceNumber" not in message
+    (stored,) = eventually(lambda: rest("GET", f"/messages?chatId={chat}")[1]["messages"])
+    assert stored == {name: value for name, value in message.items() if name != "type"}
+    other = plain | {"payload": {"chatId": chat, "eventType": "chat", "content": "another"}}
+    assert rest("POST", "/publish", other)[0] == 409
+
+
+async def test_a_batch_is_published_in_its_order_and_each_entry_has_its_answer(
+    deployed: Deployed, alice: Person, chat: str
+) -> None:
+    rest = Rest(deployed, alice.access_token)
+    messages = [fifo(chat, number) for number in range(12)] + [fifo("somebody-elses", "no")]
+    status, answer = rest("POST", "/publish/batch", {"messages": messages})
+    assert (status, answer["results"][-1]["error"]["code"]) == (200, "forbidden")
+    page = eventually(lambda: rest.numbered(chat, 12))
+    assert [message["payload"]["content"] for message in page] == list(range(12))
+    assert [message["messageId"] for message in page] == [each["messageId"] for each in answer["results"][:12]]
+
+
+async def test_what_was_missed_comes_with_the_first_sync(
+    deployed: Deployed, back_end: Rest, alice: Person, bob: Person, chat: str
+) -> None:
+    async with listen(deployed, token=bob.access_token, chatId=chat) as listener:
+        await listener.sync(chat)
+        back_end.publish(chat, 1)
+        assert await listener.hear_up_to(1) == [1]
+    for content in (2, 3, 4):
+        back_end.publish(chat, content)
+    eventually(lambda: back_end("GET", f"/messages?chatId={chat}")[1]["headSequence"] == 4)
+    async with listen(deployed, token=bob.access_token, chatId=chat) as listener:
+        subscribed = await listener.sync(chat, after=1)
+        assert (subscribed["headSequence"], subscribed["recovered"]) == (4, True)
+        assert await listener.hear_up_to(4) == [2, 3, 4]
+        back_end.publish(chat, 5)
+        assert await listener.hear_up_to(5) == [5]
+
+
+async def test_a_ticket_opens_once_and_its_chats_are_the_limit(
+    deployed: Deployed, back_end: Rest, alice: Person, bob: Person, chat: str
+) -> None:
+    back_end.grant(bob.user_id, "another-chat")
+    ticket = Rest(deployed, bob.access_token)("POST", "/tickets", {"chatIds": [chat]})[1]["ticket"]
+    async with listen(deployed, ticket=ticket, chatId=chat) as listener:
+        await listener.sync(chat)
+        await listener.say(action="subscribe", chatId="another-chat", requestId="s")
+        assert (await listener.hear("error"))["code"] == "forbidden"
+        await listener.say(action="sendMessage", requestId="m", **fifo(chat, "with a ticket"))
+        assert (await listener.hear("message"))["senderId"] == bob.user_id
+    with pytest.raises(InvalidStatus) as refused:
+        async with listen(deployed, ticket=ticket, chatId=chat):
+            pass
+    assert refused.value.response.status_code == UNAUTHORIZED
+
+
+async def test_every_action_is_answered_and_the_token_can_be_renewed(
+    deployed: Deployed, alice: Person, bob: Person, chat: str
+) -> None:
+    async with listen(deployed, token=alice.access_token) as listener:
+        await listener.say(action="ping", requestId="p")
+        assert (await listener.hear("pong"))["requestId"] == "p"
+        await listener.say(action="subscribe", chatId=chat, requestId="s")
+        assert (await listener.hear("subscribed"))["requestId"] == "s"
+        await listener.say(action="refreshToken", token=alice.id_token, requestId="t")
+        assert (await listener.hear("ack"))["requestId"] == "t"
+        await listener.say(action="refreshToken", token=bob.access_token, requestId="b")
+        assert (await listener.hear("error"))["requestId"] == "b"
+        await listener.say(action="unsubscribe", chatId=chat, requestId="u")
+        assert (await listener.hear("unsubscribed"))["requestId"] == "u"
+        for action in ("$connect", "$disconnect", "dance"):
+            await listener.say(action=action, requestId=action)
+            assert (await listener.hear("error"))["code"] == "unknown_action"
+        await listener.say(action="ping", requestId="still here")
+        assert (await listener.hear("pong"))["requestId"] == "still here"
+
+
+async def test_who_is_revoked_is_told_and_hears_and_reads_no_more(
+    deployed: Deployed, back_end: Rest, alice: Person, bob: Person, chat: str
+) -> None:
+    as_alice, as_bob = Rest(deployed, alice.access_token), Rest(deployed, bob.access_token)
+    assert len(as_alice("GET", f"/permissions?chatId={chat}")[1]["permissions"]) == 2
+    async with (
+        listen(deployed, token=alice.access_token, chatId=chat) as first,
+        listen(deployed, token=bob.access_token, chatId=chat) as second,
+    ):
+        for listener in (first, second):
+            await listener.sync(chat)
+        back_end.publish(chat, 1)
+        for listener in (first, second):
+            assert await listener.hear_up_to(1) == [1]
+        status, revoked = as_alice("DELETE", f"/permissions?userId={bob.user_id}&chatId={chat}")
+        assert (status, revoked["fenceSequence"]) == (200, 1)
+        assert (await second.hear("revoked"))["chatId"] == chat
+        back_end.publish(chat, 2)
+        assert await first.hear_up_to(2) == [2]
+        await second.say(action="subscribe", chatId=chat, requestId="s")
+        assert (await second.hear("error"))["code"] == "forbidden"
+        assert not second.kept("message")
+    assert as_bob("GET", f"/messages?chatId={chat}")[0] == 403
+    assert as_bob("POST", "/publish", fifo(chat, "still me"))[0] == 403
+
+
+def test_rest_refuses_an_id_token(deployed: Deployed, alice: Person, chat: str) -> None:
+    """The door's authorizer does, because it asks for scopes: test_rest_door.py."""
+    assert Rest(deployed, alice.access_token)("GET", f"/messages?chatId={chat}")[0] == 200
+    status, refused = Rest(deployed, alice.id_token)("GET", f"/messages?chatId={chat}")
+    assert (status, refused["code"]) == (401, "unauthorized")
+
+
+async def test_a_connection_that_is_gone_is_forgotten_and_the_others_still_hear(
+    deployed: Deployed, back_end: Rest, alice: Person, chat: str
+) -> None:
+    """Its `$disconnect` never came: its rows stand there, and API Gateway does not know it."""
+    tables: dict[str, dict[str, Any]] = {
+        "ConnectionTable": {"connectionId": {"S": "gone"}},
+        "SubscriptionTable": {"chatId": {"S": chat}, "connectionId": {"S": "gone"}},
+    }
+    with closing(boto3.client("dynamodb")) as dynamodb:
+
+        def is_forgotten() -> bool:
+            return not any("Item" in dynamodb.get_item(TableName=table, Key=key) for table, key in tables.items())
+
+        async with listen(deployed, token=alice.access_token, chatId=chat) as listener:
+            here = (await listener.sync(chat))["connectionId"]
+            for table, key in tables.items():
+                row: dict[str, Any] = dynamodb.get_item(TableName=table, Key=key | {"connectionId": {"S": here}})[
+                    "Item"
+                ]
+                row["connectedAt"] = {"N": str(int(row["connectedAt"]["N"]) - 61_000)}
+                dynamodb.put_item(TableName=table, Item=row | key)
+            back_end.publish(chat, 1)
+            assert await listener.hear_up_to(1) == [1]
+            eventually(is_forgotten)
+            back_end.publish(chat, 2)
+            assert await listener.hear_up_to(2) == [2]
+
+
+async def test_a_poisoned_message_is_a_dead_letter_alone_and_keeps_its_number_when_it_is_replayed(
+    deployed: Deployed, back_end: Rest, alice: Person, chat: str
+) -> None:
+    engine = AwsEngine(settings_of_all())
+    try:
+        async with listen(deployed, token=alice.access_token, chatId=chat) as listener:
+            await listener.sync(chat)
+            with failing("processor", "processor.before_audience=raise~POISON"):
+                sent = [back_end.publish(chat, content) for content in ("first", "POISON", "third")]
+                assert await listener.hear_up_to(3) == [1, 3]
+                gap = await listener.hear("gap")
+                assert (gap["from"], gap["to"]) == (2, 2)
+                (letter,) = await engine.bus.dead_letters()
+                assert (letter.message_id, letter.queue) == (sent[1]["messageId"], WEBSOCKET_FIFO_QUEUE.name)
+            assert await engine.bus.replay([letter.letter_id]) == 1
+            page = eventually(lambda: back_end.numbered(chat, 3))
+        assert [message["messageId"] for message in page] == [each["messageId"] for each in sent]
+        assert await engine.bus.dead_letters() == []
+    finally:
+        engine.close()

@@ -6,7 +6,6 @@ Rule: one package and one emulator for all; what the emulator lacks is asserted 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,26 +13,11 @@ import httpx
 import pytest
 
 from deploy.aws.assembly import Assembly
-from tests.deploy.conftest import PLAIN
-from tests.deploy.stage import Deployed, adapted, deploy, is_refused, withdraw
+from tests.deploy.stage import Deployed, adapted, is_refused, withdraw
 from tests.ministack import Ministack
 from tocsin.engines.aws.settings import FUNCTIONS, AwsSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def make(ministack: Ministack, synthesize: Callable[..., Path], package_here: Path) -> Callable[..., Deployed]:
-    def made(*flags: str, prefix: str = "") -> Deployed:
-        named = ("--prefix", prefix) if prefix else ()
-        return deploy(synthesize(*PLAIN, *named, *flags, package=package_here), ministack.url, prefix)
-
-    return made
-
-
-@pytest.fixture(scope="module")
-def deployed(make: Callable[..., Deployed]) -> Deployed:
-    return make()
 
 
 @pytest.fixture

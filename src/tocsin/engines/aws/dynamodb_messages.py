@@ -27,6 +27,7 @@ from tocsin.engines.aws.message_rows import (
 )
 from tocsin.engines.aws.rows import Row, number, text
 from tocsin.errors import Refusal
+from tocsin.failpoints import Failpoints
 from tocsin.message import Message, rfc3339
 from tocsin.tables import Page
 
@@ -44,12 +45,19 @@ _LAST: Final = "~"
 
 class DynamodbMessages:
     def __init__(
-        self, *, dynamodb: "Calls[DynamoDBClient]", rows: MessageRows, numbers: DynamodbNumbers, clock: Clock
+        self,
+        *,
+        dynamodb: "Calls[DynamoDBClient]",
+        rows: MessageRows,
+        numbers: DynamodbNumbers,
+        clock: Clock,
+        failpoints: Failpoints,
     ) -> None:
         self._dynamodb = dynamodb
         self._rows = rows
         self._numbers = numbers
         self._clock = clock
+        self._failpoints = failpoints
 
     async def store(self, messages: Sequence[Message]) -> None:
         failures = await asyncio.gather(*[self._store(message) for message in messages], return_exceptions=True)
@@ -68,6 +76,7 @@ class DynamodbMessages:
                 ExpressionAttributeValues={**row.values, ":ttl": number(self._rows.expiry(message))},
             )
         )
+        await self._failpoints.reach("storage.mid_move", [message])
 
     async def expire(self, now: int, limit: int) -> int:
         """None: DynamoDB deletes by itself (strength `deletes_on_demand`)."""

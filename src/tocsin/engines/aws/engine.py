@@ -97,7 +97,9 @@ class AwsEngine:
             failpoints=failpoints,
             new_epoch=self._new_id,
         )
-        messages = DynamodbMessages(dynamodb=self.dynamodb, rows=self._rows, numbers=numbers, clock=clock)
+        messages = DynamodbMessages(
+            dynamodb=self.dynamodb, rows=self._rows, numbers=numbers, clock=clock, failpoints=failpoints
+        )
         metrics = self.metrics = EmfMetrics(settings.metrics_namespace, clock)
         tries = DynamodbTries(self.dynamodb, settings.claim_table)
         self.bus = SnsBus(

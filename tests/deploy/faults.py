@@ -1,0 +1,57 @@
+"""What a test does to a deployed stage, and takes back: a function that dies, a message that is not hidden for long.
+
+    with failing("processor", "number.committed=kill@2"): ...      with hidden_for(3): ...
+
+Rule: whoever changes a stage leaves it as it was; the next test finds the template's.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Final
+
+import boto3
+
+from tocsin.engines.aws.schema import queue_name
+from tocsin.engines.aws.settings import FUNCTIONS, AwsSettings, Function
+from tocsin.topology import QUEUES
+
+FAILPOINTS: Final = "TOCSIN_FAILPOINTS"
+
+
+@contextmanager
+def failing(function: Function, failpoints: str) -> Iterator[None]:
+    """In every process of the function, each with a count of its own, there are these failpoints."""
+    with closing(boto3.client("lambda")) as functions:
+        was = functions.get_function_configuration(FunctionName=function)["Environment"]["Variables"]
+        functions.update_function_configuration(
+            FunctionName=function, Environment={"Variables": was | {FAILPOINTS: failpoints}}
+        )
+        try:
+            yield
+        finally:
+            functions.update_function_configuration(FunctionName=function, Environment={"Variables": was})
+
+
+@contextmanager
+def hidden_for(seconds: int) -> Iterator[None]:
+    """What a killed function was at comes again so soon, in place of six times its timeout."""
+    with closing(boto3.client("sqs")) as sqs, ExitStack() as stack:
+        for queue in QUEUES:
+            url = sqs.get_queue_url(QueueName=queue_name(queue.name, fifo=queue.fifo))["QueueUrl"]
+            was = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
+            sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": str(seconds)})
+            stack.callback(sqs.set_queue_attributes, QueueUrl=url, Attributes=was)
+        yield
+
+
+def settings_of_all() -> AwsSettings:
+    """What all functions together are told: for an engine of the test's own, with the account's rights."""
+    told: dict[str, str] = {}
+    with closing(boto3.client("lambda")) as functions:
+        for function in FUNCTIONS:
+            told |= functions.get_function_configuration(FunctionName=function)["Environment"]["Variables"]
+    fields: dict[str, str] = {name.lower(): value for name, value in told.items()}
+    return AwsSettings(**{name: fields[name] for name in AwsSettings.__struct_fields__ if name.endswith(_PLACES)})  # type: ignore[arg-type]
+
+
+_PLACES: Final = ("_table", "_arn", "_url", "_endpoint")
