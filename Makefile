@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-ver
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test lint lint-deploy format mutants bench synth diagram lock system-packages clean
+.PHONY: help setup run check test lint lint-deploy format mutants bench synth diagram aws-smoke lock system-packages clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ synth: $(DEPLOY)/cfn-lint ## Make the templates for AWS in build/aws: make synth
 diagram: $(DEPLOY)/cfn-lint ## Draw the picture in docs/aws-stack.md anew, from templates made for it.
 	$(MAKE) --no-print-directory synth SETTINGS="--alarm-email ops@example.com --output build/diagram"
 	PYTHONPATH=src $(DEPLOY)/python -m deploy.aws.diagram build/diagram docs/aws-stack.md
+
+aws-smoke: setup ## A journey through a deployed stage (variables: tests/deploy/smoke.py). Never run on real AWS.
+	@$(BIN)/python -m tests.deploy.smoke
 
 lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions).
 	$(BIN)/python $(INSTALL) requirements/lock.txt
