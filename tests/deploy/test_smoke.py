@@ -1,4 +1,4 @@
-"""The journey of `make aws-smoke` is right where its contract holds: on the embedded service. Nobody has run it on AWS."""
+"""The journey of `make aws-smoke` is right where its contract holds: on the embedded service. On AWS it was never run."""
 
 import asyncio
 import subprocess
