@@ -53,7 +53,7 @@ def page(text: str, assembly: Assembly) -> str:
 def _name(resource: Resource) -> str:
     """The physical one; without one CDK's, without its hash."""
     given = (str(resource.properties[name]) for name in NAMES if name in resource.properties)
-    return next(given, resource.id[:-8])
+    return next(given, re.sub(r"[0-9A-F]{8}$", "", resource.id))
 
 
 def _box(resource: Resource) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from deploy.aws.assembly import Assembly
+from tests.ministack import PROGRAM
 
 ROOT: Final = Path(__file__).parent.parent.parent
 DEPLOY: Final = ROOT / "build" / "deploy" / "bin"
@@ -76,6 +77,15 @@ def synthesize(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Callable
         assert done.returncode == 0, done.stderr
         return output
 
+    return folder
+
+
+@pytest.fixture(scope="session")
+def package_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The functions' code for the emulator's own Python, which runs it."""
+    folder = tmp_path_factory.mktemp("package") / "functions"
+    done = run("python", "-m", "deploy.aws.package", folder, "--python", PROGRAM.with_name("python"))
+    assert done.returncode == 0, done.stderr
     return folder
 
 

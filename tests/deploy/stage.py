@@ -12,6 +12,7 @@ Rules:
 import io
 import json
 import zipfile
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -46,32 +47,91 @@ def deploy(folder: Path, url: str, prefix: str = "") -> Deployed:
 
     What stands there already is updated. Raises RuntimeError, with what CloudFormation said.
     """
-    bucket = _bootstrap()
-    for asset in folder.glob("asset.*"):
-        _upload(bucket, f"{asset.name.removeprefix('asset.')}.zip", _zipped(asset))
-    outputs: dict[str, str] = {}
-    for stack, template in Assembly.read(folder, prefix).templates.items():
-        name = stack if stack == LOGGING else prefix + stack
-        _upload(bucket, f"{name}.json", json.dumps(adapted(template, url)).encode())
-        outputs |= _settle(name, f"{url}/{bucket}/{name}.json")
-    rest, websocket = (outputs[name].split("//")[1].split(".")[0] for name in ("RestUrl", "WebSocketUrl"))
-    return Deployed(
-        prefix=prefix,
-        rest_url=f"{url}/_aws/execute-api/{rest}/dvl",
-        websocket_url=f"{url.replace('http', 'ws', 1)}/_aws/execute-api/{websocket}/dvl",
-        user_pool_id=outputs["UserPoolId"],
-        web_client_id=outputs["WebClientId"],
-        machine_client_id=outputs["MachineClientId"],
-    )
+    with closing(_Account(url)) as account:
+        return account.deploy(folder, prefix)
 
 
-def withdraw(prefix: str = "") -> None:
+def withdraw(url: str, prefix: str = "") -> None:
     """The service's stack alone, as docs/aws-deployment-checklist.md has it: the data stays."""
-    cloudformation = boto3.client("cloudformation")
-    name = prefix + SERVICE
-    cloudformation.update_termination_protection(StackName=name, EnableTerminationProtection=False)
-    cloudformation.delete_stack(StackName=name)
-    cloudformation.get_waiter("stack_delete_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
+    with closing(_Account(url)) as account:
+        account.withdraw(prefix + SERVICE)
+
+
+class _Account:
+    """The emulator's, as far as one deploys to it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._cloudformation = boto3.client("cloudformation")
+        self._s3 = boto3.client("s3")
+        self._ssm = boto3.client("ssm")
+        self._sts = boto3.client("sts")
+        self._bucket = f"cdk-hnb659fds-assets-{self._sts.get_caller_identity()['Account']}-{self._s3.meta.region_name}"
+
+    def close(self) -> None:
+        for client in (self._cloudformation, self._s3, self._ssm, self._sts):
+            client.close()
+
+    def deploy(self, folder: Path, prefix: str) -> Deployed:
+        # What `cdk bootstrap` would make, as far as it is looked at.
+        self._s3.create_bucket(Bucket=self._bucket)
+        self._ssm.put_parameter(Name=BOOTSTRAP, Value="30", Type="String", Overwrite=True)
+        for asset in folder.glob("asset.*"):
+            self._upload(f"{asset.name.removeprefix('asset.')}.zip", _zipped(asset))
+        outputs: dict[str, str] = {}
+        for stack, template in Assembly.read(folder, prefix).templates.items():
+            name = stack if stack == LOGGING else prefix + stack
+            self._upload(f"{name}.json", json.dumps(adapted(template, self._url)).encode())
+            outputs |= self._settle(name)
+        rest, websocket = (outputs[name].split("//")[1].split(".")[0] for name in ("RestUrl", "WebSocketUrl"))
+        return Deployed(
+            prefix=prefix,
+            rest_url=f"{self._url}/_aws/execute-api/{rest}/dvl",
+            websocket_url=f"{self._url.replace('http', 'ws', 1)}/_aws/execute-api/{websocket}/dvl",
+            user_pool_id=outputs["UserPoolId"],
+            web_client_id=outputs["WebClientId"],
+            machine_client_id=outputs["MachineClientId"],
+        )
+
+    def withdraw(self, name: str) -> None:
+        self._cloudformation.update_termination_protection(StackName=name, EnableTerminationProtection=False)
+        self._cloudformation.delete_stack(StackName=name)
+        self._await("stack_delete_complete", name)
+
+    def _upload(self, key: str, body: bytes) -> None:
+        self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)
+
+    def _settle(self, name: str) -> dict[str, str]:
+        """Creates or updates a stack; its outputs."""
+        wanted = {
+            "StackName": name,
+            "TemplateURL": f"{self._url}/{self._bucket}/{name}.json",
+            "Capabilities": ["CAPABILITY_IAM"],
+        }
+        try:
+            self._cloudformation.describe_stacks(StackName=name)
+        except ClientError:
+            self._cloudformation.create_stack(EnableTerminationProtection=True, **wanted)
+            self._await("stack_create_complete", name)
+        else:
+            try:
+                self._cloudformation.update_stack(**wanted)
+            except ClientError as error:
+                if "No updates are to be performed" not in str(error):
+                    raise
+            else:
+                self._await("stack_update_complete", name)
+        (stack,) = self._cloudformation.describe_stacks(StackName=name)["Stacks"]
+        return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+    def _await(self, outcome: str, name: str) -> None:
+        try:
+            self._cloudformation.get_waiter(outcome).wait(StackName=name, WaiterConfig={"Delay": 1})
+        except WaiterError as error:
+            events = self._cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+            failed = [event for event in events if event["ResourceStatus"].endswith("FAILED")]
+            said = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}" for event in failed]
+            raise RuntimeError(f"{name} did not come to {outcome}: {'; '.join(said)}") from error
 
 
 def is_refused(resource: dict[str, Any]) -> bool:
@@ -128,20 +188,6 @@ def _join(*parts: object) -> dict[str, Any]:
     return {"Fn::Join": ["", list(parts)]}
 
 
-def _bootstrap() -> str:
-    """What `cdk bootstrap` would make, as far as it is looked at; the bucket's name."""
-    account = boto3.client("sts").get_caller_identity()["Account"]
-    s3 = boto3.client("s3")
-    bucket = f"cdk-hnb659fds-assets-{account}-{s3.meta.region_name}"
-    s3.create_bucket(Bucket=bucket)
-    boto3.client("ssm").put_parameter(Name=BOOTSTRAP, Value="30", Type="String", Overwrite=True)
-    return bucket
-
-
-def _upload(bucket: str, key: str, body: bytes) -> None:
-    boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
-
-
 def _zipped(folder: Path) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -149,35 +195,3 @@ def _zipped(folder: Path) -> bytes:
             if path.is_file():
                 archive.write(path, path.relative_to(folder))
     return packed.getvalue()
-
-
-def _settle(name: str, template: str) -> dict[str, str]:
-    """Creates or updates a stack; its outputs."""
-    cloudformation = boto3.client("cloudformation")
-    wanted = {"StackName": name, "TemplateURL": template, "Capabilities": ["CAPABILITY_IAM"]}
-    try:
-        cloudformation.describe_stacks(StackName=name)
-    except ClientError:
-        outcome = "stack_create_complete"
-        cloudformation.create_stack(EnableTerminationProtection=True, **wanted)
-    else:
-        outcome = "stack_update_complete"
-        try:
-            cloudformation.update_stack(**wanted)
-        except ClientError as error:
-            if "No updates are to be performed" not in str(error):
-                raise
-            return _outputs(name)
-    try:
-        cloudformation.get_waiter(outcome).wait(StackName=name, WaiterConfig={"Delay": 1})
-    except WaiterError as error:
-        events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
-        failed = [event for event in events if event["ResourceStatus"].endswith("FAILED")]
-        said = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}" for event in failed]
-        raise RuntimeError(f"{name} could not be made: {'; '.join(said)}") from error
-    return _outputs(name)
-
-
-def _outputs(name: str) -> dict[str, str]:
-    (stack,) = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
