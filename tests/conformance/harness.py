@@ -277,6 +277,16 @@ class Harness(ABC):
         """Whether the engine sees how a client reads: then a replay waits for it, and no answer fails."""
         return "holds_sockets" in self.engine.strengths
 
+    async def went_through(self, subscribing: Awaitable[None]) -> bool:
+        """Where nobody sees how a client reads, a replay to one that does not is refused after a while."""
+        try:
+            await self.clock.run(subscribing)
+        except Refusal as refusal:
+            if self.holds_sockets or refusal.code != "unavailable":
+                raise
+            return False
+        return True
+
     def heard(self, client: Client, chat_id: str) -> list[Frame]:
         """The chat's messages as the client's application takes them."""
         messages = client.of_type("message", chat_id)
@@ -286,6 +296,16 @@ class Harness(ABC):
 
     def numbers(self, client: Client, chat_id: str) -> list[int]:
         return [frame["sequenceNumber"] for frame in self.heard(client, chat_id) if "sequenceNumber" in frame]
+
+    def accounted(self, frames: Sequence[Frame], chat_id: str) -> list[int]:
+        """The chat's numbers in them: heard, and where a replay may be overtaken also those that a gap tells."""
+        numbers: list[int] = []
+        for frame in frames:
+            if frame["type"] == "gap" and frame["chatId"] == chat_id and not self.holds_sockets:
+                numbers += range(frame["from"], frame["to"] + 1)
+            elif frame["type"] == "message" and chat_of(frame) == chat_id:
+                numbers.append(frame["sequenceNumber"])
+        return numbers
 
     async def stored(self) -> None:
         """Returns when what was acknowledged can be read."""

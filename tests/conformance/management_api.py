@@ -33,7 +33,7 @@ class ManagementApi:
         #: Connections for which it has no time.
         self.busy: set[str] = set()
         self._server: asyncio.Server | None = None
-        self._talks: set[asyncio.Task[None]] = set()
+        self._talks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         #: What was asked, in order: method and connection.
         self.asked: list[tuple[str, str]] = []
 
@@ -48,9 +48,11 @@ class ManagementApi:
         assert self._server is not None
         self._server.close()
         self._clients.clear()
-        for task in self._talks:
-            task.cancel()
-        await asyncio.gather(*self._talks, return_exceptions=True)
+        for flowing in self._flowing.values():
+            flowing.set()
+        for writer in self._talks.values():
+            writer.close()
+        await asyncio.gather(*self._talks)
         await self._server.wait_closed()
 
     def attach(self, client: Client) -> None:
@@ -74,7 +76,7 @@ class ManagementApi:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._talks.add(task)
+        self._talks[task] = writer
         try:
             while head := await _head(reader):
                 method, path, length = head
@@ -90,7 +92,7 @@ class ManagementApi:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the caller has given up
         finally:
-            self._talks.discard(task)
+            del self._talks[task]
             writer.close()
 
     def _answer(self, method: str, connection_id: str, body: bytes) -> tuple[int, bytes]:
