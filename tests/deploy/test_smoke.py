@@ -1,4 +1,4 @@
-"""The journey of `make aws-smoke` is right where its contract holds: on the embedded service. On AWS it was never run."""
+"""The journey of `make aws-smoke` is right where its contract holds: on the embedded service. On AWS it never ran."""
 
 import asyncio
 import subprocess
