@@ -82,6 +82,11 @@ def test_the_page_has_the_price_list() -> None:
     assert AS_OF in PAGE
 
 
+def test_the_page_about_leaving_has_the_price_of_a_delivery_each_second() -> None:
+    said_there = (ROOT / "docs" / "aws-when-to-leave.md").read_text()
+    assert f"1 delivery/s for a month is {price_of('deliveries') * 30 * 86_400:.2f} USD" in said_there
+
+
 def test_the_page_has_what_a_million_messages_cost() -> None:
     examples = {row[0]: float(row[1]) for row in section("A month")}
     assert examples == {

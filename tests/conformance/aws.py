@@ -48,7 +48,7 @@ class AwsHarness(Harness):
     @property
     def endpoint(self) -> str:
         """Where connections are posted to."""
-        return self._settings.ws_api_endpoint
+        return self.settings.ws_api_endpoint
 
     def _begin(self) -> None:
         self._sources = EventSources(self.aws, self.settings, self.stage.services, self.clock)
