@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.guarantees.aws_mutants import AWS_MUTANTS
+from tests.guarantees.aws_reach_mutants import AWS_REACH_MUTANTS
 from tests.guarantees.mutants import Mutant
 
 EMBEDDED: Final = "src/tocsin/engines/embedded"
@@ -189,4 +190,5 @@ MUTANTS: Final = [
         test=CHECKER,
     ),
     *AWS_MUTANTS,
+    *AWS_REACH_MUTANTS,
 ]

@@ -13,6 +13,7 @@ from tests.engines.aws.containers import container, cut, item_of, meanwhile, sub
 from tocsin.clients import Listeners, Subscription
 from tocsin.engines.aws.bus_format import message_of
 from tocsin.engines.aws.dynamodb_connections import ROUNDS
+from tocsin.engines.aws.subscription_rows import LIFE_SECONDS
 from tocsin.errors import Refusal
 from tocsin.message import Message
 
@@ -134,6 +135,28 @@ async def test_the_audience_is_read_from_the_table_itself(harness: AwsHarness) -
     await audience(harness)
     await harness.engine.connections.revoke("alice", "c1")
     assert [(call["ConsistentRead"], call.get("IndexName")) for call in asked] == [(True, None)] * 2
+
+
+async def test_what_has_no_number_is_posted_to_who_replays_at_once(harness: AwsHarness) -> None:
+    client = await harness.connect(BACK_END)
+    await begin(harness, client)
+    await deliver(harness, message_of(harness.publication("c1", kind="standard")))
+    assert [frame["type"] for frame in client.frames] == ["message"]
+    assert "owed" not in subscription_of(harness, client)
+
+
+async def test_what_belongs_to_a_connection_ends_with_its_life_though_its_rows_still_lie_there(
+    harness: AwsHarness,
+) -> None:
+    """DynamoDB deletes days late."""
+    client = await harness.connect(BACK_END, "c1")
+    harness.clock.advance(LIFE_SECONDS)
+    assert subscription_of(harness, client)["state"] == "live"
+    connections = harness.engine.connections
+    assert await audience(harness) == {}
+    assert await connections.get(client.connection_id) is None
+    assert not await connections.is_live(client.connection_id, "c1")
+    assert await connections.revoke("back-end", "c1") == []
 
 
 # -- a replay that is overtaken --------------------------------------------------------------------------------------
