@@ -5,6 +5,7 @@
 Rule: whoever changes a stage leaves it as it was; the next test finds the template's.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Final
@@ -42,6 +43,22 @@ def hidden_for(seconds: int) -> Iterator[None]:
             sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": str(seconds)})
             stack.callback(sqs.set_queue_attributes, QueueUrl=url, Attributes=was)
         yield
+
+
+@contextmanager
+def without(function: Function, sid: str) -> Iterator[None]:
+    """The function's role lacks this statement. (A policy counts from the next call on.)"""
+    with closing(boto3.client("lambda")) as functions, closing(boto3.client("iam")) as iam:
+        role = functions.get_function_configuration(FunctionName=function)["Role"].rpartition("/")[2]
+        (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+        policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        less = policy | {"Statement": [each for each in policy["Statement"] if each["Sid"] != sid]}
+        assert len(less["Statement"]) == len(policy["Statement"]) - 1
+        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(less))
+        try:
+            yield
+        finally:
+            iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(policy))
 
 
 def settings_of_all() -> AwsSettings:

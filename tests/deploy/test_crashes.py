@@ -46,11 +46,11 @@ async def test_a_chat_is_numbered_1_to_n_though_the_processor_dies_at(
 
 
 async def test_what_storage_died_of_is_stored_once(deployed: Deployed, alice: Person, chat: str) -> None:
-    """Each before the next is published: so that every second one is what a process dies of."""
+    """The first before the second is published, which is what a process then dies of."""
     rest = Rest(deployed, alice.access_token)
     with failing("message-storage", "storage.mid_move=kill@2"):
-        for content in range(MESSAGES):
+        for content in range(2):
             plain = {"payload": {"chatId": chat, "eventType": "chat", "content": content}}
             assert rest("POST", "/publish", plain)[0] == 202
             stored = eventually(lambda count=content + 1: rest.stored(chat, count))  # type: ignore[misc]
-    assert [each["payload"]["content"] for each in stored] == list(range(MESSAGES))
+    assert [each["payload"]["content"] for each in stored] == [0, 1]
