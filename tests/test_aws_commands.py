@@ -361,5 +361,22 @@ async def test_mappings_stand_still_until_connections_have_ended_and_go_on_then(
     functions.close()
 
 
+async def test_a_stage_that_serves_from_restored_tables_is_worked_on_there(stand: AwsHarness) -> None:
+    await stand.publish("c1", "secret")
+    await stand.settle()
+    into = f"{stand.stage.prefix}-restored-"
+    await done(stand, "aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into", into)
+    assert await erase(stand, "--chat", "c1", "--yes", "--tables-prefix", into) == {"messages": 1}
+    restored = Restored(stand, into)
+    assert await restored.numbers("c1") == [(1, "erased")]
+    assert "secret" in rows(stand, "MessageStorageTable")
+    again = ("--tables-prefix", into, "--into", f"{into}again-")
+    await done(stand, "aws", "restore", "--to", "2026-01-31T09:00:00Z", *again)
+    twice = Restored(stand, f"{into}again-")
+    assert await twice.numbers("c1") == [(1, "erased")]
+    for one in (restored, twice):
+        one.engine.close()
+
+
 def test_a_restore_never_writes_over_what_is_served_from() -> None:
     assert "--into" in misused("aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into", "dev-", "--prefix", "dev-")

@@ -51,6 +51,16 @@ Region = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+Tables = Annotated[
+    str | None,
+    typer.Option(
+        "--tables-prefix",
+        help="What its tables' names begin with, if it serves from restored ones.",
+        parser=values.tables_prefix,
+        metavar="PREFIX",
+        rich_help_panel=_PANEL,
+    ),
+]
 
 
 @contextmanager
@@ -71,14 +81,15 @@ class Account:
     engine: "AwsEngine"
     settings: "AwsSettings"
 
-    def __init__(self, prefix: str, region: str | None, *, endpoint: str = "") -> None:
+    def __init__(self, prefix: str, region: str | None, tables: str | None, *, endpoint: str = "") -> None:
         with aws_packages():
             import boto3
 
             from tocsin.engines.aws.schema import TABLES
         self._prefix = prefix
+        self.tables_prefix: Final = prefix if tables is None else tables
         self._endpoint = endpoint
-        self._tables = {table.variable.lower(): prefix + table.name for table in TABLES}
+        self._tables = {table.variable.lower(): self.tables_prefix + table.name for table in TABLES}
         if region is not None:
             boto3.setup_default_session(region_name=region)
 
@@ -159,8 +170,8 @@ def told() -> Iterator[None]:
 class AwsDeadLetters:
     """`DeadLetters` of a stage; a context."""
 
-    def __init__(self, prefix: str, region: str | None) -> None:
-        self._account = Account(prefix, region)
+    def __init__(self, prefix: str, region: str | None, tables: str | None) -> None:
+        self._account = Account(prefix, region, tables)
 
     def __enter__(self) -> Self:
         self._account.__enter__()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tocsin.cli import values
-from tocsin.cli.aws_account import Account, Prefix, Region
+from tocsin.cli.aws_account import Account, Prefix, Region, Tables
 from tocsin.cli.failure import Failure
 from tocsin.cli.printing import AsJson, print_json, say
 
@@ -33,6 +33,7 @@ def erase(
     yes: Yes = False,
     prefix: Prefix = "",
     region: Region = None,
+    tables: Tables = None,
     as_json: AsJson = False,
 ) -> None:
     """Overwrite what a user or a chat has written, and forget the user's roles, connections and tickets."""
@@ -41,7 +42,7 @@ def erase(
     whose = f"user {user}" if chat is None else f"chat {chat}"
     if not dry_run and not yes:
         _ask(f"Overwrite all that {whose} has written, in the stage {prefix!r}? It cannot be taken back.")
-    with Account(prefix, region) as account:
+    with Account(prefix, region, tables) as account:
         from tocsin.clock import SystemClock
         from tocsin.engines.aws.erasure import Erasure
 

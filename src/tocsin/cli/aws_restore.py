@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tocsin.cli import values
-from tocsin.cli.aws_account import Account, Prefix, Region
+from tocsin.cli.aws_account import Account, Prefix, Region, Tables
 from tocsin.cli.printing import AsJson, print_json
 from tocsin.message import parse_rfc3339
 
@@ -26,16 +26,23 @@ Endpoint = Annotated[
 ]
 
 
-def restore(to: To, into: Into, prefix: Prefix = "", region: Region = None, as_json: AsJson = False) -> None:
+def restore(
+    to: To,
+    into: Into,
+    prefix: Prefix = "",
+    region: Region = None,
+    tables: Tables = None,
+    as_json: AsJson = False,
+) -> None:
     """Copy the tables as they were at that second, and make the copies fit to be served from."""
-    if into == prefix:
+    if into == (prefix if tables is None else tables):
         raise typer.BadParameter("the tables that are served from have this name.", param_hint="--into")
-    with Account(prefix, region) as account:
+    with Account(prefix, region, tables) as account:
         from tocsin.clock import SystemClock
         from tocsin.engines.aws.restoration import Mappings, Restoration
 
         clock = SystemClock()
-        restoration = Restoration(account.engine.dynamodb, prefix, into, clock)
+        restoration = Restoration(account.engine.dynamodb, account.tables_prefix, into, clock)
 
         async def run() -> tuple[int, Any]:
             paused = await Mappings(account.functions(), prefix, clock).switch(on=False)
@@ -53,9 +60,18 @@ def restore(to: To, into: Into, prefix: Prefix = "", region: Region = None, as_j
     typer.echo(f"Now deploy with --tables-prefix {into}, then: tocsin aws resume --endpoint …")
 
 
-def resume(endpoint: Endpoint, prefix: Prefix = "", region: Region = None, as_json: AsJson = False) -> None:
-    """After the deployment: end the connections that the former tables know, and let the queues' functions go on."""
-    with Account(prefix, region, endpoint=endpoint) as account:
+def resume(
+    endpoint: Endpoint,
+    prefix: Prefix = "",
+    region: Region = None,
+    tables: Tables = None,
+    as_json: AsJson = False,
+) -> None:
+    """After the deployment: end the connections that the former tables know, and let the queues' functions go on.
+
+    --tables-prefix is that of the former tables, if those were restored ones, too.
+    """
+    with Account(prefix, region, tables, endpoint=endpoint) as account:
         from tocsin.clock import SystemClock
         from tocsin.engines.aws.restoration import Mappings, end_connections
 

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from tocsin.cli import values
-from tocsin.cli.aws_account import AwsDeadLetters, Prefix, Region
+from tocsin.cli.aws_account import AwsDeadLetters, Prefix, Region, Tables
 from tocsin.cli.client import DeadLetters, Letter
 from tocsin.cli.failure import Failure
 from tocsin.cli.printing import AsJson, harmless, print_columns, print_json
@@ -43,10 +43,11 @@ def list_letters(
     aws: Aws = False,
     prefix: Prefix = "",
     region: Region = None,
+    tables: Tables = None,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters."""
-    with _letters_of(data, prefix, region, aws=aws) as client:
+    with _letters_of(data, prefix, region, tables, aws=aws) as client:
         letters = client.dead_letters(queue, limit)
     if as_json:
         for letter in letters:
@@ -62,10 +63,11 @@ def show(
     aws: Aws = False,
     prefix: Prefix = "",
     region: Region = None,
+    tables: Tables = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter, with its message."""
-    with _letters_of(data, prefix, region, aws=aws) as client:
+    with _letters_of(data, prefix, region, tables, aws=aws) as client:
         found = client.dead_letter(letter)
     if as_json:
         print_json(found)
@@ -84,11 +86,12 @@ def replay(
     aws: Aws = False,
     prefix: Prefix = "",
     region: Region = None,
+    tables: Tables = None,
     as_json: AsJson = False,
 ) -> None:
     """Put dead letters back into their queues, with the numbers they have."""
     named = _named(letters, every=every)
-    with _letters_of(data, prefix, region, aws=aws) as client:
+    with _letters_of(data, prefix, region, tables, aws=aws) as client:
         count = client.replay(named)
     _tell("replayed", count, named, as_json=as_json)
 
@@ -101,23 +104,26 @@ def purge(
     aws: Aws = False,
     prefix: Prefix = "",
     region: Region = None,
+    tables: Tables = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete dead letters. Their messages stay in history, except MessageStorageQueue's, which are nowhere else."""
     named = _named(letters, every=every)
-    with _letters_of(data, prefix, region, aws=aws) as client:
+    with _letters_of(data, prefix, region, tables, aws=aws) as client:
         count = client.purge(named)
     _tell("purged", count, named, as_json=as_json)
 
 
 @contextmanager
-def _letters_of(data: Path | None, prefix: str, region: str | None, *, aws: bool) -> Iterator[DeadLetters]:
+def _letters_of(
+    data: Path | None, prefix: str, region: str | None, tables: str | None, *, aws: bool
+) -> Iterator[DeadLetters]:
     if aws and data is not None:
         raise typer.BadParameter("it cannot be given together with --data.", param_hint="--aws")
-    if not aws and (prefix or region):
-        raise typer.BadParameter("it belongs to --aws.", param_hint="--prefix / --region")
+    if not aws and (prefix or region or tables):
+        raise typer.BadParameter("it belongs to --aws.", param_hint="--prefix / --region / --tables-prefix")
     if aws:
-        with AwsDeadLetters(prefix, region) as letters:
+        with AwsDeadLetters(prefix, region, tables) as letters:
             yield letters
     else:
         with administration_of(data) as client:

@@ -53,6 +53,7 @@ CONSUMERS: Final = ("processor", "message-storage")
 NOBODY: Final = "#lost"
 #: Seconds between two looks at what takes AWS its time.
 _LOOK: Final = 5.0
+_BUSY: Final = frozenset({"ContinuousBackupsUnavailableException", "ResourceInUseException", "LimitExceededException"})
 
 
 class Repaired(msgspec.Struct):
@@ -104,13 +105,13 @@ class Restoration:
             known = await self._ask("describe_time_to_live", TableName=name)
             if known["TimeToLiveDescription"]["TimeToLiveStatus"] not in ("ENABLED", "ENABLING"):
                 wanted = {"Enabled": True, "AttributeName": TTL}
-                await self._ask("update_time_to_live", TableName=name, TimeToLiveSpecification=wanted)
-            await self._ask(
+                await self._when_free("update_time_to_live", TableName=name, TimeToLiveSpecification=wanted)
+            await self._when_free(
                 "update_continuous_backups",
                 TableName=name,
                 PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
             )
-            await self._ask("update_table", TableName=name, DeletionProtectionEnabled=True)
+            await self._when_free("update_table", TableName=name, DeletionProtectionEnabled=True)
 
     async def repair(self) -> Repaired:
         """Counters and messages agree; the epoch is new. Reads all of both tables."""
@@ -215,6 +216,18 @@ class Restoration:
         except ClientError as error:
             if code_of(error) not in ("ResourceInUseException", "TableAlreadyExistsException"):
                 raise
+
+    async def _when_free(self, method: str, **arguments: Any) -> None:
+        """A table that was just made is still busy with that, or with the change before."""
+        while True:
+            try:
+                await self._ask(method, **arguments)
+            except ClientError as error:
+                if code_of(error) not in _BUSY:
+                    raise
+                await self._clock.sleep(_LOOK)
+            else:
+                return
 
     async def _ask(self, method: str, **arguments: Any) -> Any:
         return await self._dynamodb(lambda client: getattr(client, method)(**arguments))

@@ -1,0 +1,39 @@
+"""What the emulator does not do to whoever restores: a table that was just copied takes no change yet."""
+
+from typing import Any
+
+import boto3
+from botocore.stub import ANY, Stubber
+
+from tests.manual_clock import ManualClock
+from tocsin.engines.aws.calls import Calls
+from tocsin.engines.aws.restoration import Restoration
+from tocsin.engines.aws.schema import TABLES
+
+
+async def test_a_table_that_is_busy_is_asked_again_until_it_takes_the_change() -> None:
+    client = boto3.client("dynamodb", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    clock = ManualClock()
+    calls = Calls(lambda: client, threads=1, clock=clock, jitter=lambda: 0.0, name="dynamodb")
+    with Stubber(client) as stub:
+        stub.add_response("describe_table", {"Table": {"TableStatus": "CREATING"}})
+        for place, table in enumerate(TABLES):
+            name = {"TableName": f"new-{table.name}"}
+            stub.add_response("describe_table", {"Table": {"TableStatus": "ACTIVE"}}, name)
+            stub.add_response(
+                "describe_time_to_live", {"TimeToLiveDescription": {"TimeToLiveStatus": "DISABLED"}}, name
+            )
+            stub.add_response("update_time_to_live", {}, name | {"TimeToLiveSpecification": ANY})
+            backups: dict[str, Any] = name | {"PointInTimeRecoverySpecification": ANY}
+            if place == 0:
+                busy = "ContinuousBackupsUnavailableException"
+                stub.add_client_error("update_continuous_backups", busy, expected_params=backups)
+            stub.add_response("update_continuous_backups", {}, backups)
+            protected: dict[str, Any] = name | {"DeletionProtectionEnabled": True}
+            if place == 0:
+                stub.add_client_error("update_table", "ResourceInUseException", expected_params=protected)
+            stub.add_response("update_table", {}, protected)
+        await clock.run(Restoration(calls, "", "new-", clock).ready())
+        stub.assert_no_pending_responses()
+    calls.close()
+    client.close()
