@@ -12,7 +12,9 @@ from tests.conformance.harness import Client, Harness, Options
 from tests.conformance.management_api import ManagementApi
 from tests.ministack import Stage
 from tocsin.engine import Engine
+from tocsin.engines.aws.apigateway_posts import POST_SECONDS
 from tocsin.engines.aws.engine import AwsEngine
+from tocsin.engines.aws.settings import AwsSettings
 from tocsin.engines.file_keys import FileKeys
 from tocsin.failpoints import Failpoints
 
@@ -24,6 +26,9 @@ class AwsHarness(Harness):
     """A frame is its payload. A crash loses what was in flight, and SQS hands it over again at once."""
 
     aws: AwsEngine
+    settings: AwsSettings
+    #: After so many API Gateway has not answered: real ones, of which a test has few.
+    post_seconds = POST_SECONDS
     many = 1
     asked_each = 60_000
 
@@ -34,10 +39,10 @@ class AwsHarness(Harness):
 
     async def _open(self, options: Options, failpoints: Failpoints) -> Engine:
         endpoint = await self.api.start()
-        self._settings = self.stage.settings(
+        self.settings = self.stage.settings(
             retention=options.retention, chats_per_connection=options.chats_per_connection, ws_api_endpoint=endpoint
         )
-        self.aws = AwsEngine(self._settings, clock=self.clock, failpoints=failpoints)
+        self.aws = AwsEngine(self.settings, clock=self.clock, failpoints=failpoints, post_seconds=self.post_seconds)
         return self.aws.protocols
 
     @property
@@ -46,7 +51,7 @@ class AwsHarness(Harness):
         return self._settings.ws_api_endpoint
 
     def _begin(self) -> None:
-        self._sources = EventSources(self.aws, self._settings, self.stage.services, self.clock)
+        self._sources = EventSources(self.aws, self.settings, self.stage.services, self.clock)
 
     async def _close(self) -> None:
         await self._sources.stop()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.manual_clock import STEP, ManualClock, turns
+from tests.manual_clock import START, STEP, ManualClock, turns
 from tocsin.bus import Bus, Consumer, DeadLetter, Depth, Receipt
 from tocsin.clients import Connection
 from tocsin.components.connection_handler import ReplayLimits
@@ -60,6 +60,18 @@ def identity(
         scopes=frozenset(scopes),
         expires_at=expires_at,
         chat_ids=None if chat_ids is None else frozenset(chat_ids),
+    )
+
+
+def connection(connection_id: str, user: Identity | str = "alice", at: int = START) -> Connection:
+    """One that begins then."""
+    return Connection(
+        connection_id=connection_id,
+        identity=identity(user) if isinstance(user, str) else user,
+        source_ip="192.0.2.1",
+        user_agent="suite/1",
+        connected_at=at,
+        last_active_at=at,
     )
 
 
@@ -369,19 +381,9 @@ class Harness(ABC):
     async def connect(self, user: str | Identity, *chat_ids: str) -> Client:
         """A client that listens to these chats, as one that has just been upgraded."""
         who = identity(user) if isinstance(user, str) else user
-        now = self.clock.now()
         client = Client(next(self._connection_ids), who, self)
         handler = self.service.connection_handler
-        await handler.connect(
-            Connection(
-                connection_id=client.connection_id,
-                identity=who,
-                source_ip="192.0.2.1",
-                user_agent="suite/1",
-                connected_at=now,
-                last_active_at=now,
-            )
-        )
+        await handler.connect(connection(client.connection_id, who, self.clock.now()))
         frames = await handler.subscribe_now(client.connection_id, chat_ids) if chat_ids else ()
         self.attach(client)
         client.frames += [msgspec.json.decode(frame) for frame in frames]

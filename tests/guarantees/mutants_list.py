@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.guarantees.aws_mutants import AWS_MUTANTS
+from tests.guarantees.aws_reach_mutants import AWS_REACH_MUTANTS
 from tests.guarantees.mutants import Mutant
 
 EMBEDDED: Final = "src/tocsin/engines/embedded"
@@ -153,8 +154,8 @@ MUTANTS: Final = [
         file=f"{EMBEDDED}/fan_out.py",
         edits=(
             (
-                "frame = self.frame(gap(room.chat_id, first, last, 0))",
-                "frame = self.frame(gap(room.chat_id, first, last - 1, 0))",
+                "frame = self.frame(gap_frame(room.chat_id, first, last, 0))",
+                "frame = self.frame(gap_frame(room.chat_id, first, last - 1, 0))",
             ),
         ),
         test=POISON,
@@ -184,4 +185,5 @@ MUTANTS: Final = [
         test=CHECKER,
     ),
     *AWS_MUTANTS,
+    *AWS_REACH_MUTANTS,
 ]

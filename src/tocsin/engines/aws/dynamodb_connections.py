@@ -213,9 +213,11 @@ class DynamodbConnections:
 
     async def _tell_missed(self, chat_ids: Sequence[str], connection_id: str) -> None:
         """Before a subscription is begun anew what its row has missed is told: the new row knows nothing of it."""
-        for chat_id in chat_ids:
-            row = await self._rows.get(chat_id, connection_id, self._clock.now())
-            if row is not None and row.has_missed and await self._gaps.tell_in_turn(row) != "sent":
+        rows = await asyncio.gather(
+            *[self._rows.get(chat_id, connection_id, self._clock.now()) for chat_id in chat_ids]
+        )
+        for row in rows:
+            if row is not None and row.has_missed and await self._gaps.tell_in_turn(row) in ("busy", "failed"):
                 raise Unreachable(definite=True)
 
     def _begin(self, connection: Connection, chat_id: str) -> SubscriptionRow:
