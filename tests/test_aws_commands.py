@@ -365,7 +365,7 @@ async def test_mappings_stand_still_until_connections_have_ended_and_go_on_then(
     assert told["paused"] == 1
     assert state()["State"] == "Disabled"
     assert client.closed is None
-    told = await done(stand, "aws", "resume", "--endpoint", stand.endpoint)
+    told = await done(stand, "aws", "resume", "--endpoint", stand.settings.ws_api_endpoint)
     assert told == {"ended": 1, "resumed": 1}
     assert state()["State"] == "Enabled"
     assert rows(stand, "ConnectionTable") == "[]"
