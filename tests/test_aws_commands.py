@@ -240,6 +240,18 @@ def test_without_boto3_the_commands_say_what_to_install(tmp_path: Path) -> None:
     assert ended.stderr == "tocsin: This needs the packages for AWS (boto3 is missing): pip install 'tocsin[aws]'\n"
 
 
+def test_who_has_no_credentials_is_told_so_in_one_sentence(tmp_path: Path) -> None:
+    kept = {name: value for name, value in environment().items() if not name.startswith("AWS_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tocsin", "dlq", "list", "--aws", "--region", "eu-west-1"],
+        env=kept | {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "tocsin: AWS: Unable to locate credentials\n")
+
+
 def test_no_command_imports_boto3_before_it_needs_it() -> None:
     code = "import sys, tocsin.cli; print([name for name in ('boto3', 'botocore') if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
@@ -353,7 +365,7 @@ async def test_mappings_stand_still_until_connections_have_ended_and_go_on_then(
     assert told["paused"] == 1
     assert state()["State"] == "Disabled"
     assert client.closed is None
-    told = await done(stand, "aws", "resume", "--endpoint", stand.endpoint)
+    told = await done(stand, "aws", "resume", "--endpoint", stand.settings.ws_api_endpoint)
     assert told == {"ended": 1, "resumed": 1}
     assert state()["State"] == "Enabled"
     assert rows(stand, "ConnectionTable") == "[]"

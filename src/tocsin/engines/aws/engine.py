@@ -193,9 +193,9 @@ class AwsEngine:
             return
         number = (await self._rows.numbers([message])).get(message.message_id)
         if number is not None:
-            await self._clients.skipped([with_number(message, number, number)])
+            await self.protocols.clients.skipped([with_number(message, number, number)])
         elif not is_numbered(message):
-            await self._clients.skipped([message])
+            await self.protocols.clients.skipped([message])
 
     def _calls(self, name: str, make: Callable[[Config], C], *, seconds: float = ANSWER_SECONDS) -> Calls[C]:
         return Calls(
