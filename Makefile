@@ -17,7 +17,8 @@ COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-ver
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run check test lint lint-deploy format mutants bench synth diagram aws-local lock system-packages clean
+.PHONY: help setup run check test lint lint-deploy format mutants bench synth diagram aws-local aws-smoke lock \
+	system-packages clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +31,8 @@ run: setup ## Serve on PORT (8080), health and metrics on OPS_PORT (9090), data 
 check: lint ## Lint, type-check and test what needs no other program; under a minute.
 	$(BIN)/pytest -m "not slow"
 
-test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 15 minutes at most.
-	$(BIN)/pytest --session-timeout=900 --durations=10
+test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 40 minutes at most.
+	$(BIN)/pytest --session-timeout=2400 --durations=10
 
 lint: setup ## Run ruff, mypy and the import contracts.
 	$(BIN)/ruff check
@@ -62,6 +63,9 @@ diagram: $(DEPLOY)/cfn-lint ## Draw the picture in docs/aws-stack.md anew, from 
 
 aws-local: setup $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Deploy to an emulator of AWS on this machine; print commands to try.
 	@exec $(BIN)/python -m tests.deploy.local
+
+aws-smoke: setup ## A journey through a deployed stage (variables: tests/deploy/smoke.py). Never run on real AWS.
+	@$(BIN)/python -m tests.deploy.smoke
 
 lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions).
 	$(BIN)/python $(INSTALL) requirements/lock.txt

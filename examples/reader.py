@@ -2,7 +2,8 @@
 
     python examples/reader.py CHAT [--from N] [--count N]       URL and TOKEN (or TOKEN_FILE) in the environment
 
-What it keeps is two things: the highest number up to which it has everything, and the epoch that goes with it.
+What it keeps is two things: the highest number up to which it has everything, and the epoch that goes with it. It also
+does what a service on AWS asks for: `sync` first, a `ping` now and then, and a new connection before the old one ends.
 """
 
 import argparse
@@ -11,10 +12,11 @@ import json
 import os
 import random
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -22,6 +24,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
+#: Seconds. On AWS a silent connection ends after 10 minutes, and each after 2 hours: then all that began together end.
+PING_EACH = 8 * 60
+LIFE = (90 * 60, 115 * 60)
 #: Coming back would not help.
 FINAL_CODES = (4400, 4403)
 FINAL_STATUSES = (400, 401, 403)
@@ -43,6 +48,7 @@ class Reader:
         self.epoch: str | None = None
         self.count = count
         self.tries = 0
+        self.seen: deque[str] = deque(maxlen=1_000)
 
     async def read(self) -> None:
         """Until `count` messages were shown; without it, until there is no use in coming back."""
@@ -63,7 +69,7 @@ class Reader:
             except OSError:
                 pass  # nobody listens there just now
             else:
-                return
+                continue  # its time was over, or all is shown
             # With chance in it, or all clients of a service that restarts come back in the same moment.
             pause = max(wait, random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**self.tries)))
             self.tries += 1
@@ -71,18 +77,32 @@ class Reader:
             await asyncio.sleep(pause)
 
     async def follow(self) -> None:
-        wanted: dict[str, str | int] = {"chatId": self.chat_id}
-        if self.last is not None:
-            wanted["lastSequence"] = self.last
+        """Until the connection has lived long enough."""
+        wanted: Frame = {"action": "sync", "chats": {self.chat_id: self.last}}
         if self.epoch is not None:
             wanted["epoch"] = self.epoch
-        url = f"{self.url.replace('http', 'ws', 1)}?{urlencode(wanted)}"
+        url = self.url.replace("http", "ws", 1)
         async with connect(url, additional_headers={"Authorization": f"Bearer {token()}"}) as socket:
-            while self.count != 0:
-                await self.take(json.loads(await socket.recv()), socket)
+            await socket.send(json.dumps(wanted))
+            pinging = asyncio.create_task(self.ping(socket))
+            ends = asyncio.get_running_loop().time() + random.uniform(*LIFE)
+            try:
+                while self.count != 0:
+                    async with asyncio.timeout_at(ends):
+                        frame = json.loads(await socket.recv())
+                    await self.take(frame, socket)
+            except TimeoutError:
+                pass
+            finally:
+                pinging.cancel()
+
+    async def ping(self, socket: ClientConnection) -> None:
+        while True:
+            await asyncio.sleep(PING_EACH)
+            await socket.send(json.dumps({"action": "ping"}))
 
     async def take(self, frame: Frame, socket: ClientConnection) -> None:
-        match frame["type"]:
+        match frame.get("type"):
             case "message":
                 self.show(frame)
             case "subscribed":
@@ -95,6 +115,8 @@ class Reader:
                 await socket.send(json.dumps({"action": "refreshToken", "token": token()}))
             case "revoked":
                 raise SystemExit("you may no longer read this chat")
+            case "error" if frame.get("close", FINAL_CODES[0]) not in FINAL_CODES:
+                await socket.close()  # AWS has no close codes of ours
             case "error":
                 raise SystemExit(f"{frame['code']}: {frame['message']}")
 
@@ -102,6 +124,9 @@ class Reader:
         number = message.get("sequenceNumber")
         if self.count == 0 or (number is not None and self.last is not None and number <= self.last):
             return
+        if message["messageId"] in self.seen:  # without a number, and delivered again
+            return
+        self.seen.append(message["messageId"])
         print(number or "-", message["senderId"], json.dumps(message["payload"]["content"]), flush=True)
         if number is not None:
             self.last = number

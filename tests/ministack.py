@@ -213,7 +213,7 @@ class Stage:
         self.queues[name] = made["QueueUrl"]
 
     def _redrive(self, queue: Queue) -> None:
-        target = {"deadLetterTargetArn": self._arn(queue.dead_letters), "maxReceiveCount": MAX_RECEIVES}
+        target = {"deadLetterTargetArn": self.arn(queue.dead_letters), "maxReceiveCount": MAX_RECEIVES}
         self.services.sqs.set_queue_attributes(
             QueueUrl=self.queues[queue.name], Attributes={"RedrivePolicy": json.dumps(target)}
         )
@@ -223,7 +223,7 @@ class Stage:
         if queue.channel is not None:
             attributes["FilterPolicy"] = json.dumps({"targetChannel": [queue.channel]})
         self.services.sns.subscribe(
-            TopicArn=self.topics[topic], Protocol="sqs", Endpoint=self._arn(queue.name), Attributes=attributes
+            TopicArn=self.topics[topic], Protocol="sqs", Endpoint=self.arn(queue.name), Attributes=attributes
         )
 
     def _admit(self, queue: Queue) -> None:
@@ -232,12 +232,12 @@ class Stage:
             "Effect": "Allow",
             "Principal": {"Service": "sns.amazonaws.com"},
             "Action": "sqs:SendMessage",
-            "Resource": self._arn(queue.name),
+            "Resource": self.arn(queue.name),
         }
         policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
         self.services.sqs.set_queue_attributes(QueueUrl=self.queues[queue.name], Attributes={"Policy": policy})
 
-    def _arn(self, name: str) -> str:
+    def arn(self, name: str) -> str:
         found = self.services.sqs.get_queue_attributes(QueueUrl=self.queues[name], AttributeNames=["QueueArn"])
         return found["Attributes"]["QueueArn"]
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,9 @@ import pytest
 
 ROOT: Final = Path(__file__).parent.parent
 DIFFERENCES: Final = (ROOT / "docs" / "aws-differences.md").read_text()
+STACK: Final = (ROOT / "docs" / "aws-stack.md").read_text()
 PITFALLS: Final = (ROOT / "docs" / "aws-pitfalls.md").read_text()
+FAILURES: Final = (ROOT / "docs" / "aws-failures.md").read_text()
 GUARANTEES: Final = (ROOT / "docs" / "guarantees-on-aws.md").read_text()
 VERDICTS: Final = ("holds", "holds with a bound", "the client's part")
 
@@ -24,7 +27,7 @@ def is_line(cells: list[str], under: list[str]) -> bool:
     return set("".join(cells)) <= {"-"} or set("".join(under)) == {"-"}
 
 
-@pytest.mark.parametrize("row", [*rows(DIFFERENCES), *rows(PITFALLS)], ids=lambda row: row[0][:40])
+@pytest.mark.parametrize("row", [*rows(DIFFERENCES), *rows(PITFALLS), *rows(FAILURES)], ids=lambda row: row[0][:40])
 def test_each_row_names_a_test_that_is_there(row: list[str]) -> None:
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", row[-1])
     assert named, "nothing shows it"
@@ -33,6 +36,13 @@ def test_each_row_names_a_test_that_is_there(row: list[str]) -> None:
         tree = ast.parse((ROOT / "tests" / file).read_text())
         functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
         assert name in functions, f"{file} has no {name}"
+
+
+def test_each_alarm_of_a_failure_is_there() -> None:
+    listed = re.findall(r"`([\w*-]+)`", "".join(row[0] for row in rows(STACK) if row[0].startswith("`")))
+    for row in rows(FAILURES):
+        for alarm in re.findall(r"`([\w*-]+)`", row[3]):
+            assert any(fnmatch(alarm, pattern) for pattern in listed), alarm
 
 
 def test_all_pitfalls_are_there() -> None:

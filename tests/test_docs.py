@@ -262,6 +262,14 @@ def test_every_setting_is_listed_with_its_variable() -> None:
     } == settings
 
 
+def test_every_file_of_the_aws_engine_has_its_box() -> None:
+    listed = {Path(path) for row in table("ARCHITECTURE.md", "## The picture") for path in quoted(row[2])}
+    source = ROOT / "src/tocsin"
+    assert not [path for path in listed if not (source / path).exists()]
+    engine = {path.relative_to(source) for path in (source / "engines/aws").glob("*.py") if path.name != "__init__.py"}
+    assert engine <= listed
+
+
 def test_every_file_in_the_picture_is_there_and_every_box_of_the_seed_too() -> None:
     picture = (ROOT / "ARCHITECTURE.md").read_text().split("```mermaid\n")[1].split("```")[0]
     paths = re.findall(r"[\w/]+\.(?:py|js|sql)", picture)

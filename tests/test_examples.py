@@ -123,6 +123,39 @@ async def test_the_reader_misses_nothing_while_the_service_is_killed(service: Se
         assert await reader.rest() == ""
 
 
+SHORT_LIVED: Final = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+import reader
+least, most = reader.LIFE
+assert (least / 60, most / 60, reader.PING_EACH / 60) == (90, 115, 8)
+reader.LIFE, reader.PING_EACH = (0.2, 0.6), 0.1
+class Reader(reader.Reader):
+    async def follow(self):
+        print("anew", flush=True)
+        await super().follow()
+asyncio.run(Reader(reader.os.environ["URL"], sys.argv[2], 0, 4).read())
+"""
+
+
+async def test_the_reader_connects_anew_at_a_random_time_and_misses_nothing(service: Service) -> None:
+    """As on AWS, with fractions of a second for its minutes."""
+    async with await Program.start(
+        sys.executable,
+        "-c",
+        SHORT_LIVED,
+        EXAMPLES,
+        CHAT,
+        URL=service.http_url,
+        TOKEN=service.tokens["alice"],
+    ) as reader:
+        for number in range(1, 5):
+            await reader.until("^anew")
+            await publish(service, str(number))
+            assert await reader.until(r"^\d") == f'{number} alice "{number}"'
+        assert await reader.rest() == ""
+
+
 async def test_the_reader_fills_what_a_replay_leaves_out(service: Service) -> None:
     content = "x" * 100_000
     for _ in range(100):  # 10 MB: over the 8 MiB of a replay
@@ -163,6 +196,42 @@ tocsin.listen(process.env.CHAT, 0);
 const ack = await tocsin.publish({ chatId: process.env.CHAT, eventType: "chat", content: "from node" });
 console.log("ack", ack.duplicate);
 """
+
+
+SHORT_LIVED_NODE: Final = """
+const { Tocsin } = await import(process.env.MODULE);
+console.log(Tocsin.life.map(time => time / 60_000).join(), Tocsin.pingEach / 60_000);
+Tocsin.life = [200, 400];
+Tocsin.pingEach = 100;
+const tocsin = new Tocsin(process.env.URL.replace("http", "ws"), async () => process.env.TOKEN);
+tocsin.onmessage = ({ sequenceNumber }) => { console.log(sequenceNumber); if (sequenceNumber === 4) tocsin.close(); };
+tocsin.onstate = name => console.log(name);
+tocsin.listen(process.env.CHAT, 0);
+"""
+
+
+async def test_the_browsers_client_connects_anew_at_a_random_time_too(
+    service: Service, program: Callable[[str], Path]
+) -> None:
+    async with await Program.start(
+        program("node"),
+        "--experimental-websocket",
+        "--no-warnings",
+        "--input-type=module",
+        "--eval",
+        SHORT_LIVED_NODE,
+        MODULE=(EXAMPLES / "browser" / "tocsin.js").as_uri(),
+        URL=service.http_url,
+        TOKEN=service.tokens["bob"],
+        CHAT=CHAT,
+    ) as node:
+        assert await node.line() == "90,115 8"
+        for number in range(1, 5):
+            await node.until("^open")
+            await publish(service, str(number))
+            await node.until(f"^{number}$")
+            await node.until("^closed")
+        assert await node.rest() == ""
 
 
 async def test_the_browsers_client_resumes_in_node(service: Service, program: Callable[[str], Path]) -> None:

@@ -183,7 +183,7 @@ def _tables(settings: Settings) -> Iterator[Watched]:
             f"m{place}": cloudwatch.Metric(
                 namespace="AWS/DynamoDB",
                 metric_name=f"{kind}ThrottleEvents",
-                dimensions_map={"TableName": settings.named(table.name)},
+                dimensions_map={"TableName": settings.table(table.name)},
                 statistic="Sum",
             )
             for place, table in enumerate(TABLES)

@@ -100,7 +100,7 @@ class Compute(Construct):
         kind, _, name = resource.partition("/")
         stack = Stack.of(self)
         if kind == "table":
-            return stack.format_arn(service="dynamodb", resource="table", resource_name=self._settings.named(name))
+            return stack.format_arn(service="dynamodb", resource="table", resource_name=self._settings.table(name))
         service = {"topic": "sns", "queue": "sqs"}[kind]
         return stack.format_arn(
             service=service, resource=self._settings.named(name), arn_format=ArnFormat.NO_RESOURCE_NAME

@@ -97,7 +97,7 @@ def _tables(settings: Settings) -> Iterator[Graph]:
                 cloudwatch.Metric(
                     namespace="AWS/DynamoDB",
                     metric_name=name,
-                    dimensions_map={"TableName": settings.named(table.name)},
+                    dimensions_map={"TableName": settings.table(table.name)},
                     period=PERIOD,
                     statistic="Sum",
                     label=table.name,

@@ -45,11 +45,14 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`shared_domain` is CloudFront in front of both APIs; else each may have a name of its own.
 
-    `reserved` is concurrency by function; a mapping's own bound is `processor_concurrency`.
+    `tables_prefix`: what the names of the tables begin with that are served from, where those are not the stage's own
+    (after `tocsin aws restore`). `reserved` is concurrency by function; a mapping's own bound is
+    `processor_concurrency`.
     """
 
     alarm_email: str
     prefix: str = ""
+    tables_prefix: str | None = None
     region: str | None = None
     rest_domain: Domain | None = None
     websocket_domain: Domain | None = None
@@ -66,6 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def named(self, name: str) -> str:
         """The physical name: fixed, so that two stages of one account and Region need two prefixes."""
         return self.prefix + name
+
+    def table(self, name: str) -> str:
+        """Of the table that is served from."""
+        return (self.prefix if self.tables_prefix is None else self.tables_prefix) + name
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -86,6 +93,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     return Settings(
         alarm_email=given.alarm_email,
         prefix=given.prefix,
+        tables_prefix=given.tables_prefix,
         region=given.region,
         rest_domain=domains["rest"],
         websocket_domain=domains["websocket"],
@@ -130,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
             "at most 20 of a-z, 0-9 and hyphens, with a hyphen last, and without aws, amazon, cognito",
         ),
         help="what all names begin with, as in dev-; by default nothing",
+    )
+    add(
+        "--tables-prefix",
+        type=_matching(r"[A-Za-z0-9_-]{1,64}", "1 to 64 of A-Z, a-z, 0-9, _ and -"),
+        help="what the names of restored tables begin with; by default the stage's own tables",
     )
     add("--region", type=_matching(r"[a-z]{2}(-[a-z]+)+-\d", "a Region like eu-west-1"), help="by default the caller's")
     for kind, serves in (("rest", "REST"), ("websocket", "WebSocket"), ("shared", "both, through CloudFront")):

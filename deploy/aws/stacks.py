@@ -107,7 +107,7 @@ def _values(settings: Settings, bus: Bus, websocket_api: WebSocketApi, identity:
     queues = [queue.queue_url for queue in bus.queues.values()]
     dead_letters = [queue.queue_url for queue in bus.dead_letters.values()]
     return {
-        **{table.variable: settings.named(table.name) for table in TABLES},
+        **{table.variable: settings.table(table.name) for table in TABLES},
         **dict(zip(("FIFO_TOPIC_ARN", "STANDARD_TOPIC_ARN"), topics, strict=True)),
         **dict(zip(("FIFO_QUEUE_URL", "STANDARD_QUEUE_URL", "STORAGE_QUEUE_URL"), queues, strict=True)),
         **dict(zip(("FIFO_DLQ_URL", "STANDARD_DLQ_URL", "STORAGE_DLQ_URL"), dead_letters, strict=True)),

@@ -8,15 +8,19 @@
 // What it keeps for each chat is the highest number up to which it has everything; and the epoch of them all.
 
 const FINAL_CODES = [4400, 4403];
-const FIRST_PAUSE = 500, LONGEST_PAUSE = 30_000;
+const FIRST_PAUSE = 500, LONGEST_PAUSE = 30_000, MINUTE = 60_000;
 
 export class Tocsin {
+  // On AWS a silent connection ends after 10 minutes, and each after 2 hours: then all that began together end.
+  static pingEach = 8 * MINUTE;
+  static life = [90 * MINUTE, 115 * MINUTE];
+
   onmessage = () => {};
   ongap = () => {};
   onrevoked = () => {};
   onstate = () => {};
 
-  #url; #getToken; #socket = null; #epoch = null; #tries = 0; #closed = false; #timer = null;
+  #url; #getToken; #socket = null; #epoch = null; #tries = 0; #closed = false; #timer = null; #pinging = null;
   #last = new Map();      // chatId -> the last number, null before the first `subscribed`
   #waiting = new Map();   // requestId -> a publish without an answer
 
@@ -50,7 +54,7 @@ export class Tocsin {
 
   close() {
     this.#closed = true;
-    clearTimeout(this.#timer);
+    this.#stop();
     this.#socket?.close();
   }
 
@@ -63,6 +67,9 @@ export class Tocsin {
       this.#socket = socket;
       socket.onopen = () => {
         this.onstate("open");
+        const [least, most] = Tocsin.life;
+        this.#timer = setTimeout(() => socket.close(), least + Math.random() * (most - least));
+        this.#pinging = setInterval(() => this.#send({ action: "ping" }), Tocsin.pingEach);
         if (this.#last.size) this.#send(this.#subscription([...this.#last.keys()]));
         for (const { frame } of this.#waiting.values()) this.#send(frame);
       };
@@ -78,11 +85,17 @@ export class Tocsin {
 
   #dropped(code, reason) {
     this.#socket = null;
+    this.#stop();
     this.onstate("closed", code);
     if (this.#closed || FINAL_CODES.includes(code)) return;
     const asked = /^retryAfter=(\d+)$/.exec(reason);
     const chance = Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** this.#tries++);
     this.#timer = setTimeout(() => this.#connect(), Math.max(asked ? +asked[1] : 0, chance));
+  }
+
+  #stop() {
+    clearTimeout(this.#timer);
+    clearInterval(this.#pinging);
   }
 
   #subscription(chatIds) {
@@ -121,6 +134,7 @@ export class Tocsin {
       case "ack":
         return this.#settle(frame.requestId, waiting => waiting.resolve(frame));
       case "error":
+        if (frame.close && !FINAL_CODES.includes(frame.close)) return this.#socket?.close();  // AWS has no codes of ours
         if (frame.code === "internal" || frame.code === "unavailable") return this.#repeat(frame.requestId);
         return this.#settle(frame.requestId, waiting => waiting.reject(new Error(`${frame.code}: ${frame.message}`)));
     }

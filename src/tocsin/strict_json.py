@@ -45,7 +45,7 @@ def _object(pairs: list[tuple[str, object]]) -> None:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise _invalid(f"The key '{_shown(name)}' stands more than once in one object.")
+                raise _invalid(f"The key '{shown(name)}' stands more than once in one object.")
             seen.add(name)
 
 
@@ -136,9 +136,9 @@ def misshapen(fault: str, within: str = "") -> Refusal:
     path = ""
     if place := _PLACE.fullmatch(fault):
         # Shown, because an unknown field can be named so that it looks like a place.
-        fault, path = place["what"], _shown(place["path"].replace("[...]", "").removeprefix("."))
+        fault, path = place["what"], shown(place["path"].replace("[...]", "").removeprefix("."))
     if field := _FIELD.fullmatch(fault):
-        name = _shown(field["name"])
+        name = shown(field["name"])
         path = f"{path}.{name}" if path else name
         sentence = "This field is required." if field["fault"] == "missing required" else "This field is not known."
     elif _CHOICE.fullmatch(fault):
@@ -156,6 +156,6 @@ def _nouns(types: Iterable[str]) -> str:
     return " or ".join(_NOUN.get(name, name) for name in types)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """What a stranger named a field, fit for an answer and for a log."""
     return "".join(character if character.isprintable() else "?" for character in name[:MAX_NAME])

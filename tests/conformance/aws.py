@@ -12,7 +12,9 @@ from tests.conformance.harness import Client, Harness, Options
 from tests.conformance.management_api import ManagementApi
 from tests.ministack import Stage
 from tocsin.engine import Engine
+from tocsin.engines.aws.apigateway_posts import POST_SECONDS
 from tocsin.engines.aws.engine import AwsEngine
+from tocsin.engines.aws.settings import AwsSettings
 from tocsin.engines.file_keys import FileKeys
 from tocsin.failpoints import Failpoints
 
@@ -24,6 +26,9 @@ class AwsHarness(Harness):
     """A frame is its payload. A crash loses what was in flight, and SQS hands it over again at once."""
 
     aws: AwsEngine
+    settings: AwsSettings
+    #: After so many API Gateway has not answered: real ones, of which a test has few.
+    post_seconds = POST_SECONDS
     many = 1
     asked_each = 60_000
 
@@ -34,14 +39,19 @@ class AwsHarness(Harness):
 
     async def _open(self, options: Options, failpoints: Failpoints) -> Engine:
         endpoint = await self.api.start()
-        self._settings = self.stage.settings(
+        self.settings = self.stage.settings(
             retention=options.retention, chats_per_connection=options.chats_per_connection, ws_api_endpoint=endpoint
         )
-        self.aws = AwsEngine(self._settings, clock=self.clock, failpoints=failpoints)
+        self.aws = AwsEngine(self.settings, clock=self.clock, failpoints=failpoints, post_seconds=self.post_seconds)
         return self.aws.protocols
 
+    @property
+    def endpoint(self) -> str:
+        """Where connections are posted to."""
+        return self.settings.ws_api_endpoint
+
     def _begin(self) -> None:
-        self._sources = EventSources(self.aws, self._settings, self.stage.services, self.clock)
+        self._sources = EventSources(self.aws, self.settings, self.stage.services, self.clock)
 
     async def _close(self) -> None:
         await self._sources.stop()
@@ -73,12 +83,17 @@ class AwsHarness(Harness):
         await self.engine.connections.close([client.connection_id])
 
     async def told(self) -> None:
-        self.clock.advance(MINUTE)
-        await self.clock.run(self.minute())
+        """Within two minutes: the first job may just be finding that the client does not read."""
+        for _ in range(2):
+            await self.clock.run(self._job.acquire())  # so that none is cut short
+            self.clock.advance(MINUTE)
+            self._job.release()
+            await self.clock.run(self.minute())
 
     # The minute's job, in place of the service's clocks
 
     def _start_clocks(self) -> None:
+        self._job = asyncio.Lock()
         self._minutes = asyncio.ensure_future(self._each_minute())
 
     async def _stop_clocks(self) -> None:
@@ -93,8 +108,9 @@ class AwsHarness(Harness):
             await self.minute()
 
     async def minute(self) -> None:
-        await self.service.connection_handler.expire()
-        await self.aws.each_minute()
+        async with self._job:
+            await self.service.connection_handler.expire()
+            await self.aws.each_minute()
 
     def split(self, frames: bytes) -> Sequence[bytes]:
         return [frames]

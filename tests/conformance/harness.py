@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.manual_clock import STEP, ManualClock, turns
+from tests.manual_clock import START, STEP, ManualClock, turns
 from tocsin.bus import Bus, Consumer, DeadLetter, Depth, Receipt
 from tocsin.clients import Connection
 from tocsin.components.connection_handler import ReplayLimits
@@ -60,6 +60,18 @@ def identity(
         scopes=frozenset(scopes),
         expires_at=expires_at,
         chat_ids=None if chat_ids is None else frozenset(chat_ids),
+    )
+
+
+def connection(connection_id: str, user: Identity | str = "alice", at: int = START) -> Connection:
+    """One that begins then."""
+    return Connection(
+        connection_id=connection_id,
+        identity=identity(user) if isinstance(user, str) else user,
+        source_ip="192.0.2.1",
+        user_agent="suite/1",
+        connected_at=at,
+        last_active_at=at,
     )
 
 
@@ -277,6 +289,16 @@ class Harness(ABC):
         """Whether the engine sees how a client reads: then a replay waits for it, and no answer fails."""
         return "holds_sockets" in self.engine.strengths
 
+    async def went_through(self, subscribing: Awaitable[None]) -> bool:
+        """Where nobody sees how a client reads, a replay to one that does not is refused after a while."""
+        try:
+            await self.clock.run(subscribing)
+        except Refusal as refusal:
+            if self.holds_sockets or refusal.code != "unavailable":
+                raise
+            return False
+        return True
+
     def heard(self, client: Client, chat_id: str) -> list[Frame]:
         """The chat's messages as the client's application takes them."""
         messages = client.of_type("message", chat_id)
@@ -286,6 +308,16 @@ class Harness(ABC):
 
     def numbers(self, client: Client, chat_id: str) -> list[int]:
         return [frame["sequenceNumber"] for frame in self.heard(client, chat_id) if "sequenceNumber" in frame]
+
+    def accounted(self, frames: Sequence[Frame], chat_id: str) -> list[int]:
+        """The chat's numbers in them: heard, and where a replay may be overtaken also those that a gap tells."""
+        numbers: list[int] = []
+        for frame in frames:
+            if frame["type"] == "gap" and frame["chatId"] == chat_id and not self.holds_sockets:
+                numbers += range(frame["from"], frame["to"] + 1)
+            elif frame["type"] == "message" and chat_of(frame) == chat_id:
+                numbers.append(frame["sequenceNumber"])
+        return numbers
 
     async def stored(self) -> None:
         """Returns when what was acknowledged can be read."""
@@ -349,19 +381,9 @@ class Harness(ABC):
     async def connect(self, user: str | Identity, *chat_ids: str) -> Client:
         """A client that listens to these chats, as one that has just been upgraded."""
         who = identity(user) if isinstance(user, str) else user
-        now = self.clock.now()
         client = Client(next(self._connection_ids), who, self)
         handler = self.service.connection_handler
-        await handler.connect(
-            Connection(
-                connection_id=client.connection_id,
-                identity=who,
-                source_ip="192.0.2.1",
-                user_agent="suite/1",
-                connected_at=now,
-                last_active_at=now,
-            )
-        )
+        await handler.connect(connection(client.connection_id, who, self.clock.now()))
         frames = await handler.subscribe_now(client.connection_id, chat_ids) if chat_ids else ()
         self.attach(client)
         client.frames += [msgspec.json.decode(frame) for frame in frames]

@@ -33,9 +33,14 @@ class ManagementApi:
         #: Connections for which it has no time.
         self.busy: set[str] = set()
         self._server: asyncio.Server | None = None
-        self._talks: set[asyncio.Task[None]] = set()
-        #: What was asked, in order: method and connection.
+        self._talks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        #: What was asked, in order: method and connection. How many at once, now and at most.
         self.asked: list[tuple[str, str]] = []
+        self.in_flight = 0
+        self._news = asyncio.Event()
+        self.most_in_flight = 0
+        #: What the next error calls itself, in place of its own name.
+        self.error_type: str | None = None
 
     async def start(self) -> str:
         """Its endpoint, as WS_API_ENDPOINT says it."""
@@ -48,9 +53,11 @@ class ManagementApi:
         assert self._server is not None
         self._server.close()
         self._clients.clear()
-        for task in self._talks:
-            task.cancel()
-        await asyncio.gather(*self._talks, return_exceptions=True)
+        for flowing in self._flowing.values():
+            flowing.set()
+        for writer in self._talks.values():
+            writer.close()
+        await asyncio.gather(*self._talks)
         await self._server.wait_closed()
 
     def attach(self, client: Client) -> None:
@@ -71,26 +78,38 @@ class ManagementApi:
         """So its next requests are answered, one after another."""
         self._refused.setdefault(connection_id, []).extend(statuses)
 
+    async def until_in_flight(self, number: int) -> None:
+        while self.in_flight < number:
+            self._news.clear()
+            await self._news.wait()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._talks.add(task)
+        self._talks[task] = writer
         try:
             while head := await _head(reader):
                 method, path, length = head
                 body = await reader.readexactly(length)
                 connection_id = unquote(path.rpartition("/@connections/")[2])
                 self.asked.append((method, connection_id))
-                flowing = self._flowing.get(connection_id)
-                if flowing is not None:
-                    await flowing.wait()
-                status, answer = self._answer(method, connection_id, body)
-                writer.write(_response(status, answer))
+                self.in_flight += 1
+                self.most_in_flight = max(self.in_flight, self.most_in_flight)
+                self._news.set()
+                try:
+                    await asyncio.sleep(0)  # the others that are asked at once are seen, too
+                    flowing = self._flowing.get(connection_id)
+                    if flowing is not None:
+                        await flowing.wait()
+                    status, answer = self._answer(method, connection_id, body)
+                finally:
+                    self.in_flight -= 1
+                writer.write(_response(status, answer, self.error_type))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the caller has given up
         finally:
-            self._talks.discard(task)
+            del self._talks[task]
             writer.close()
 
     def _answer(self, method: str, connection_id: str, body: bytes) -> tuple[int, bytes]:
@@ -125,8 +144,10 @@ async def _head(reader: asyncio.StreamReader) -> tuple[str, str, int] | None:
     return method, path, int(headers.get("content-length", "0"))
 
 
-def _response(status: int, body: bytes) -> bytes:
+def _response(status: int, body: bytes, error_type: str | None) -> bytes:
     reason, kind = ERRORS.get(status, ("OK", ""))
+    if kind and error_type is not None:
+        kind = error_type
     lines = [f"HTTP/1.1 {status} {reason}", f"Content-Length: {len(body)}", "Content-Type: application/json"]
     if kind:
         lines.append(f"x-amzn-ErrorType: {kind}")

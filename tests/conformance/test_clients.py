@@ -1,12 +1,10 @@
 """Clients: each connection hears its chats in order, in bounded memory, and costs the others nothing."""
 
 import asyncio
-from collections.abc import Awaitable
 
 import pytest
 
 from tests.conformance.harness import Client, Harness, Options, identity, poison
-from tocsin.errors import Refusal
 from tocsin.message import Message, read_back
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE, WEBSOCKET_STANDARD_QUEUE
 
@@ -27,17 +25,6 @@ def gaps(client: Client, chat_id: str) -> list[tuple[int | None, int | None, int
 def told(client: Client, chat_id: str) -> set[int]:
     """The numbers that gaps name."""
     return {number for first, last, _ in gaps(client, chat_id) if first and last for number in range(first, last + 1)}
-
-
-async def went_through(harness: Harness, subscribing: Awaitable[None]) -> bool:
-    """Where nobody sees how a client reads, a replay to one that does not is refused after a while."""
-    try:
-        await harness.clock.run(subscribing)
-    except Refusal as refusal:
-        assert refusal.code == "unavailable"
-        assert not harness.holds_sockets
-        return False
-    return True
 
 
 # -- delivery --------------------------------------------------------------------------------------------------------
@@ -340,7 +327,7 @@ async def test_a_replay_waits_until_the_client_reads_on(harness: Harness) -> Non
     await harness.publish("c1", 6)
     await harness.settle()
     client.resume()
-    if not await went_through(harness, subscribing):
+    if not await harness.went_through(subscribing):
         await client.subscribe("c1", last=0)
     await harness.settle()
     assert harness.numbers(client, "c1") == [1, 2, 3, 4, 5, 6]
@@ -357,7 +344,7 @@ async def test_a_replay_ends_with_its_connection(harness: Harness) -> None:
     await harness.settle()
     await harness.lose(client)
     client.resume()
-    await went_through(harness, subscribing)
+    await harness.went_through(subscribing)
     assert client.of_type("message") == []
 
 
@@ -370,7 +357,7 @@ async def test_who_subscribes_while_he_is_slow_is_told_only_what_came_since(harn
     await harness.grant("alice", "c1", "member")
     client = await harness.connect("alice")
     client.stall()
-    if not await went_through(harness, asyncio.ensure_future(client.subscribe("c1"))):
+    if not await harness.went_through(client.subscribe("c1")):
         client.resume()
         await client.subscribe("c1")
         client.stall()

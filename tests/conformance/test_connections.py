@@ -6,27 +6,14 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from tests.conformance.harness import BACK_END, Client, Harness, Options, identity, refusal_of
-from tests.manual_clock import START
-from tocsin.clients import Connection, Connections, Subscription
+from tests.conformance.harness import BACK_END, Client, Harness, Options, connection, identity, refusal_of
+from tocsin.clients import Connections, Subscription
 from tocsin.errors import Refusal
-from tocsin.identity import Identity
 from tocsin.message import Message
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE
 
 MINUTE = 60_000
 LEEWAY = 30_000
-
-
-def connection(name: str, user: Identity | str = "alice", at: int = START) -> Connection:
-    return Connection(
-        connection_id=name,
-        identity=identity(user) if isinstance(user, str) else user,
-        source_ip="192.0.2.1",
-        user_agent="suite/1",
-        connected_at=at,
-        last_active_at=at,
-    )
 
 
 async def subscribe(harness: Harness, client: Client, chat_id: str) -> Subscription | str:

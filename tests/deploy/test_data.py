@@ -1,9 +1,15 @@
 """What outlives every deployment: tables, and the user pool with its clients and scopes."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from deploy.aws.assembly import DATA, Assembly
+from tests.deploy.conftest import PLAIN
 from tests.deploy.views import variables
+from tocsin.engines.aws import schema
 from tocsin.identity import SCOPES
 
 pytestmark = pytest.mark.slow
@@ -71,3 +77,20 @@ def test_tokens_of_both_clients_count_and_nobody_elses(plain: Assembly) -> None:
     assert set(audience.split(",")) == clients
     assert variables(plain, "ISSUER") == {issuer}
     assert variables(plain, "JWKS_URL") == {f"{issuer}/.well-known/jwks.json"}
+
+
+def test_restored_tables_are_served_and_watched_and_the_former_ones_stay(synthesize: Callable[..., Path]) -> None:
+    assembly = Assembly.read(synthesize(*PLAIN, "--tables-prefix", "restored-"))
+    tables = {table.name for table in schema.TABLES}
+    assert {each.properties["TableName"] for each in assembly.of("AWS::DynamoDB::Table")} == tables
+    for function in assembly.of("AWS::Lambda::Function"):
+        variables = function.properties.get("Environment", {}).get("Variables", {})
+        named = {variables[table.variable] for table in schema.TABLES if table.variable in variables}
+        assert all(name.startswith("restored-") for name in named), function.id
+    roles = json.dumps([each.properties for each in assembly.of("AWS::IAM::Role")]) + json.dumps(
+        [each.properties for each in assembly.of("AWS::IAM::Policy")]
+    )
+    assert ":table/restored-" in roles
+    assert not [name for name in tables if f":table/{name}" in roles]
+    alarms = json.dumps([each.properties for each in assembly.of("AWS::CloudWatch::Alarm")])
+    assert not [name for name in tables if f'"{name}"' in alarms]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.gateways.conftest import StartFront
 from tests.gateways.echo import Echo
+from tocsin.gateways.keepalive import WebSocketSettings
 from tocsin.gateways.port import PortSettings
 
 KOSOKU = Path(sys.executable).with_name("kosoku")
@@ -28,7 +29,8 @@ class Verdict(msgspec.Struct, rename="camel"):
 
 @pytest.mark.slow
 async def test_no_case_of_the_autobahn_suite_fails(start_front: StartFront, echo: Echo, tmp_path: Path) -> None:
-    await start_front(PortSettings(base_path="/"), time.monotonic)
+    quiet = WebSocketSettings(ping_interval=3_600)  # or one comes into a case that expects nothing
+    await start_front(PortSettings(base_path="/", websocket=quiet), time.monotonic)
     excluded = [argument for section in LEFT_OUT for argument in ("-x", section)]
     kosoku = await asyncio.create_subprocess_exec(
         KOSOKU, "-m", "fuzzingclient", *excluded, "-o", tmp_path, f"127.0.0.1:{echo.port}",

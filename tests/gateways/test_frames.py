@@ -118,6 +118,19 @@ def mask(header: bytes, payload: bytes = b"") -> bytes:
     return header + bytes(4) + payload
 
 
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (frame(CONTINUATION, b"x"), "There is no message that this frame continues."),
+        (frame(TEXT, b"a", final=False) + text("b"), "A message must end before another begins."),
+    ],
+)
+def test_who_mixes_up_his_frames_is_told_how(sent: bytes, words: str) -> None:
+    (violation,) = FrameReader().feed(sent)
+    assert isinstance(violation, Violation)
+    assert violation.reason == words
+
+
 VIOLATIONS = {
     "a frame without a mask": (b"\x81\x00", 1002),
     "a reserved bit": (mask(b"\xc1\x80"), 1002),

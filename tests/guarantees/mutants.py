@@ -5,7 +5,7 @@
 
 Rules: a mutant is a text, or a few, and what stands there instead; each must be in the file exactly once, so that a
 mutant that the code has outgrown is found. The test is first run on the copy as it is: red without a mutant proves
-nothing. mutants_list.py has the mutants.
+nothing. A test that catches its mutant by chance is not enough: it must every time. mutants_list.py has the mutants.
 """
 
 import os

@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.guarantees.aws_mutants import AWS_MUTANTS
+from tests.guarantees.aws_reach_mutants import AWS_REACH_MUTANTS
 from tests.guarantees.mutants import Mutant
 
 EMBEDDED: Final = "src/tocsin/engines/embedded"
@@ -153,8 +154,8 @@ MUTANTS: Final = [
         file=f"{EMBEDDED}/fan_out.py",
         edits=(
             (
-                "frame = self.frame(gap(room.chat_id, first, last, 0))",
-                "frame = self.frame(gap(room.chat_id, first, last - 1, 0))",
+                "frame = self.frame(gap_frame(room.chat_id, first, last, 0))",
+                "frame = self.frame(gap_frame(room.chat_id, first, last - 1, 0))",
             ),
         ),
         test=POISON,
@@ -180,8 +181,14 @@ MUTANTS: Final = [
     Mutant(
         name="the checker takes another payload for the same",
         file=f"{CLAIMS}/acceptance.py",
-        edits=(("(found[0].digest, found[0].timestamp) != (message.digest, ", "(found[0].timestamp,) != ("),),
+        edits=(
+            (
+                "(found[0].digest, found[0].timestamp) != (message.digest, message.timestamp)",
+                "found[0].timestamp != message.timestamp",
+            ),
+        ),
         test=CHECKER,
     ),
     *AWS_MUTANTS,
+    *AWS_REACH_MUTANTS,
 ]

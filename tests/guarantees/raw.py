@@ -84,14 +84,17 @@ def frame(opcode: int, payload: bytes = b"", *, final: bool = True, masked: bool
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Opcode and payload of a server's frame, which is never masked."""
-    first, second = await reader.readexactly(2)
-    length = second & 0x7F
-    if length == 126:
-        (length,) = struct.unpack("!H", await reader.readexactly(2))
-    elif length == 127:
-        (length,) = struct.unpack("!Q", await reader.readexactly(8))
-    return first & 0x0F, await reader.readexactly(length)
+    """Opcode and payload of the next frame, which is never masked. The server's own pings may come at any time."""
+    while True:
+        first, second = await reader.readexactly(2)
+        length = second & 0x7F
+        if length == 126:
+            (length,) = struct.unpack("!H", await reader.readexactly(2))
+        elif length == 127:
+            (length,) = struct.unpack("!Q", await reader.readexactly(8))
+        payload = await reader.readexactly(length)
+        if first & 0x0F != PING:
+            return first & 0x0F, payload
 
 
 async def read_close(reader: asyncio.StreamReader) -> int:

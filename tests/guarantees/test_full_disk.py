@@ -39,7 +39,9 @@ async def test_a_full_disk_refuses_definitely_and_heals_by_itself(world: World, 
                     ballast.unlink()
                     await answers(recorder, Acked, 100, "an acknowledgement once there is room")
                 breaches = await traffic.finish()
+            told = [service.output.count(words) for words in ("the disk is full", "there is room on the disk again")]
     refusals = {publish.answer for publish in recorder.log.publishes if isinstance(publish.answer, Refused)}
     assert {refusal.code for refusal in refusals} <= {"insufficient_storage", "after_refused"}
     assert {refusal.status for refusal in refusals} <= {507, 0}, "0: a frame's or an entry's, which have no status"
+    assert told == [2, 2], "each time once, and not that it was over before it was"
     assert breaches == []

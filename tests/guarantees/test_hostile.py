@@ -117,7 +117,7 @@ async def test_twenty_thousand_pings_are_answered_by_who_reads_and_cost_nothing_
 
 
 async def test_what_is_never_finished_is_cut(target: Service) -> None:
-    """Heads, bodies and handshakes: within 10 s each, all at once."""
+    """Heads, bodies and handshakes, all at once. Within 10 s is what tests/gateways shows, where the clock is ours."""
     token = f"Authorization: Bearer {target.tokens['alice']}"
     halves = {
         "nothing": b"",
@@ -140,7 +140,7 @@ async def test_what_is_never_finished_is_cut(target: Service) -> None:
 
     async with asyncio.timeout(25):
         lasted = await asyncio.gather(*(end_of(sent) for sent in halves.values()))
-    assert {name: took for name, took in zip(halves, lasted, strict=True) if not 8 <= took <= 10} == {}
+    assert {name: took for name, took in zip(halves, lasted, strict=True) if not 8 <= took <= 12} == {}
 
 
 async def test_a_body_that_is_too_large_is_refused_before_it_has_come(target: Service) -> None:

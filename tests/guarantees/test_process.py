@@ -1,16 +1,20 @@
 """The process: alone on its folder, gone without a loss when told to, back at once when killed, and discreet."""
 
 import asyncio
+import json
 import subprocess
+from contextlib import AsyncExitStack
 
 import pytest
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from tests.guarantees import raw
 from tests.guarantees.checker import check
-from tests.guarantees.drafts import PRIVATE, draft
+from tests.guarantees.drafts import PRIVATE, Draft, draft
 from tests.guarantees.readers import Reader, reading
 from tests.guarantees.recorder import Recorder, now, open_socket, read_frame
-from tests.guarantees.records import Acked, Closed, Publish, Refused, TicketUse
+from tests.guarantees.records import Acked, Closed, Refused, TicketUse
 from tests.guarantees.server import PROGRAM, Service, environment, free_port
 from tests.guarantees.traffic import ROOMS, Traffic, settle
 
@@ -36,16 +40,24 @@ async def test_sigterm_answers_what_is_in_flight_and_spreads_the_clients_return(
 ) -> None:
     await service.start("commit.before_sync=stall:300")
     readers = [Reader(recorder, "carol", [ROOM], f"carol {count}") for count in range(40)]
-    async with reading(*readers):
-        flying = [asyncio.create_task(send_one(recorder, count)) for count in range(10)]
-        flying += [asyncio.create_task(recorder.publish(draft(ROOM, f"posted {count}"))) for count in range(10)]
-        await asyncio.sleep(0.15)  # on their way: each commit takes 300 ms
+    async with reading(*readers), AsyncExitStack() as opened:
+        sockets = [await opened.enter_async_context(open_socket(service, "alice")) for _ in range(10)]
+        posts = [await opened.enter_async_context(raw.connected(service)) for _ in range(10)]
+        drafts = [draft(ROOM, f"in flight {count}") for count in range(20)]
+        sent_at = now()
+        for socket, message in zip(sockets, drafts[:10], strict=True):
+            await socket.send(message.body("one"), text=True)
+        for (_, writer), message in zip(posts, drafts[10:], strict=True):
+            writer.write(posted(service, message))
+        await recorder.ask("GET", f"/messages?chatId={ROOM}")  # answered: what was sent before it has been read
         told = now()
         service.terminate()
-        answers = [publish.answer for publish in await asyncio.gather(*flying)]
-        assert all(isinstance(answer, Acked) for answer in answers), answers
+        answers = [await ack_and_end(socket) for socket in sockets] + [await receipt(reader) for reader, _ in posts]
+        for message, answer in zip(drafts, answers, strict=True):
+            recorder.wrote("alice", message, sent_at, answer)
         assert await service.ended(30) == 0
         assert now() - told < 30
+        await recorder.until(lambda: not any(reader.stands for reader in readers), "the readers' ends")
         ends = [event for each in recorder.log.subscriptions for event in each.events if isinstance(event, Closed)]
         assert {end.code for end in ends} == {1012}
         waits = [int(end.reason.removeprefix("retryAfter=")) for end in ends]
@@ -56,21 +68,27 @@ async def test_sigterm_answers_what_is_in_flight_and_spreads_the_clients_return(
     assert check(recorder.log) == []
 
 
-async def send_one(recorder: Recorder, count: int) -> Publish:
-    """By a connection of its own, which the service closes."""
-    message = draft(ROOM, f"sent {count}")
-    async with open_socket(recorder.service, "alice") as connection:
-        sent_at = now()
-        await connection.send(message.body("one"), text=True)
-        ack = read_frame(await connection.recv(decode=False))
-        assert (ack.type, ack.request_id) == ("ack", "one")
-        answer = Acked(message_id=ack.message_id, timestamp=ack.timestamp, duplicate=ack.duplicate)
-        publish = recorder.wrote("alice", message, sent_at, answer)
-        with pytest.raises(ConnectionClosed) as closed:
-            await connection.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
-        return publish
+def posted(service: Service, message: Draft) -> bytes:
+    head = (f"Authorization: Bearer {service.tokens['alice']}", "Content-Type: application/json")
+    return raw.request("POST", "/dvl/publish", *head, body=message.body())
+
+
+async def receipt(reader: asyncio.StreamReader) -> Acked:
+    answer = await raw.read_answer(reader)
+    assert answer.status == 202, answer
+    found = json.loads(answer.body)
+    return Acked(message_id=found["messageId"], timestamp=found["timestamp"], duplicate=found["duplicate"])
+
+
+async def ack_and_end(socket: ClientConnection) -> Acked:
+    """Its publish is acknowledged, and then the service closes it."""
+    ack = read_frame(await socket.recv(decode=False))
+    assert (ack.type, ack.request_id) == ("ack", "one")
+    with pytest.raises(ConnectionClosed) as closed:
+        await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    return Acked(message_id=ack.message_id, timestamp=ack.timestamp, duplicate=ack.duplicate)
 
 
 async def test_sigterm_under_load_loses_nothing(service: Service, recorder: Recorder) -> None:

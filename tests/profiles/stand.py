@@ -161,7 +161,7 @@ class AwsFunctions(Functions, AwsHarness):
         super()._begin()
 
     async def _consume(self, batch: Batch) -> Sequence[str]:
-        return await aws.consumer(self.aws.bus, self._settings)(batch)
+        return await aws.consumer(self.aws.bus, self.settings)(batch)
 
     async def _each_minute(self) -> None:
         await self.aws.each_minute()

@@ -1,6 +1,7 @@
 """THE COMMAND LINE: `tocsin COMMAND …` (docs/wire.md, Command line).
 
     main -> a command of this folder -> RestClient (--url, or a folder's admin.sock) | FolderClient (the folder itself)
+                                  -> Account (a stage on AWS)
 
 Rules:
 - exit codes: 0, 1 failed, 2 wrong use. An error is one sentence on stderr; no traceback reaches a person, except one
@@ -18,6 +19,8 @@ from typing import Annotated
 
 import typer
 
+from tocsin.cli.aws import aws
+from tocsin.cli.aws_estimate import estimate_cost
 from tocsin.cli.bench import bench
 from tocsin.cli.dead_letters import dlq
 from tocsin.cli.messages import history, publish
@@ -44,9 +47,10 @@ def start(
         typer.echo(context.get_help())
 
 
-for command in (serve, restore, token, publish, tail, history, grant, revoke, permissions):
+for command in (serve, restore, token, publish, tail, history, grant, revoke, permissions, estimate_cost):
     app.command()(command)
 app.add_typer(dlq, name="dlq")
+app.add_typer(aws, name="aws")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 
 

@@ -1,12 +1,16 @@
 """What the commands ask of a service, however they reach it.
 
 commands -> Client <- RestClient (a running service: --url, or a folder's admin.sock), FolderClient (no service)
+dlq -> DeadLetters <- both, and AwsDeadLetters (--aws)
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import msgspec
+
+from tocsin.bus import DeadLetter
+from tocsin.message import rfc3339
 
 #: Rows that are asked for at a time; a service gives up to 1,000.
 LARGEST_PAGE: Final = 500
@@ -56,6 +60,21 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     last_failed_at: str
     body: msgspec.Raw
 
+    @classmethod
+    def of(cls, found: DeadLetter) -> Self:
+        return cls(
+            letter_id=found.letter_id,
+            queue=found.queue,
+            message_id=found.message_id,
+            chat_id=found.chat_id,
+            sequence_number=found.sequence_number,
+            reason=found.reason,
+            attempts=found.attempts,
+            first_failed_at=rfc3339(found.first_failed_at).decode(),
+            last_failed_at=rfc3339(found.last_failed_at).decode(),
+            body=found.body,
+        )
+
 
 class Client(Protocol):
     """Every method raises `Failure`: `Refused` where the service says no, `Unreachable` where it says nothing."""
@@ -73,8 +92,8 @@ class Client(Protocol):
         ...
 
 
-class Administration(Client, Protocol):
-    """What only the folder's owner may do, beside the rest. No letter ids: all of them; the count of those found."""
+class DeadLetters(Protocol):
+    """For who runs the service. No letter ids: all of them; the count of those found."""
 
     def dead_letters(self, queue: str | None, limit: int) -> Sequence[Letter]: ...
 
@@ -83,3 +102,7 @@ class Administration(Client, Protocol):
     def replay(self, letter_ids: Sequence[str] | None) -> int: ...
 
     def purge(self, letter_ids: Sequence[str] | None) -> int: ...
+
+
+class Administration(Client, DeadLetters, Protocol):
+    """What only the folder's owner may do, beside the rest."""

@@ -19,7 +19,6 @@ from typing import Final, Self, TypeVar, cast
 import structlog
 from msgspec.structs import replace
 
-from tocsin.bus import DeadLetter
 from tocsin.cli.client import LARGEST_PAGE, Grant, Letter, Revocation, Wanted
 from tocsin.cli.failure import Failure, Refused
 from tocsin.cli.printing import say
@@ -108,11 +107,11 @@ class FolderClient:
 
     def dead_letters(self, queue: str | None, limit: int) -> Sequence[Letter]:
         named = next((each for each in QUEUES if queue in (each.name, each.dead_letters)), None)
-        return [_letter(found) for found in self._run(self._engine.bus.dead_letters(named, limit=limit))]
+        return [Letter.of(found) for found in self._run(self._engine.bus.dead_letters(named, limit=limit))]
 
     def dead_letter(self, letter_id: str) -> Letter:
         for found in self._run(self._engine.bus.dead_letters(letter_id=letter_id)):
-            return _letter(found)
+            return Letter.of(found)
         raise Refused("not_found", "There is no such dead letter.")
 
     def replay(self, letter_ids: Sequence[str] | None) -> int:
@@ -164,19 +163,4 @@ def _grant(permission: Permission) -> Grant:
         role=permission.role,
         granted_by=permission.granted_by,
         granted_at=rfc3339(permission.granted_at).decode(),
-    )
-
-
-def _letter(found: DeadLetter) -> Letter:
-    return Letter(
-        letter_id=found.letter_id,
-        queue=found.queue,
-        message_id=found.message_id,
-        chat_id=found.chat_id,
-        sequence_number=found.sequence_number,
-        reason=found.reason,
-        attempts=found.attempts,
-        first_failed_at=rfc3339(found.first_failed_at).decode(),
-        last_failed_at=rfc3339(found.last_failed_at).decode(),
-        body=found.body,
     )

@@ -75,6 +75,11 @@ def rate(text: str | float) -> float:
     return number
 
 
+def count(text: str | float) -> float:
+    """From 0; part of one is allowed, for averages."""
+    return 0.0 if text in ("0", 0.0) else rate(text)
+
+
 def duration(text: str | int) -> int:
     """`30d`, `12h`, `45m`, `90s` or `500ms`, in milliseconds."""
     if isinstance(text, int):
@@ -181,6 +186,22 @@ chat_id: Final = one_of(is_chat_id, "1 to 128 of the characters A-Z a-z 0-9 . _ 
 user_id: Final = one_of(is_user_id, "1 to 120 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
 printable_id: Final = one_of(is_printable_id, "1 to 128 printable ASCII characters")
 letter_id: Final = one_of(
-    re.compile(r"\d{1,18}", re.ASCII).fullmatch, "the id of a dead letter, as `tocsin dlq list` prints it"
+    re.compile(r"\d{1,18}|[A-Za-z]{1,64}(:[0-9a-f-]{1,64}){1,2}", re.ASCII).fullmatch,
+    "the id of a dead letter, as `tocsin dlq list` prints it",
 )
+endpoint: Final = one_of(
+    _split,
+    "the http or https URL of a WebSocket stage, such as https://ID.execute-api.REGION.amazonaws.com/dvl",
+)
+place: Final = one_of(
+    re.compile(r"[^/\s]{1,128}/[0-9TZ:.-]+#[0-9a-f-]{36}", re.ASCII).fullmatch,
+    "a place, as an erasure that was ended says it",
+)
+aws_prefix: Final = one_of(
+    re.compile(r"[A-Za-z0-9_-]{0,64}", re.ASCII).fullmatch, "what the names of a stage begin with, such as dev-"
+)
+tables_prefix: Final = one_of(
+    re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII).fullmatch, "what the names of new tables begin with, such as restored-"
+)
+aws_region: Final = one_of(re.compile(r"[a-z]{2}(-[a-z]+)+-\d", re.ASCII).fullmatch, "a Region such as eu-west-1")
 event_type: Final = one_of(lambda text: 1 <= len(text) <= 128, "1 to 128 characters")

@@ -83,10 +83,10 @@ def _check(action: Action) -> None:
     if isinstance(action, Subscribe):
         _check_sequence(action.last_sequence, "lastSequence")
     elif isinstance(action, Sync):
-        if len(action.chats) > MAX_SYNC:
-            raise invalid("chats", f"At most {MAX_SYNC} chats are taken at once.")
+        if not 1 <= len(action.chats) <= MAX_SYNC:
+            raise invalid("chats", f"From 1 to {MAX_SYNC} chats are taken at once.")
         for chat_id, last_sequence in action.chats.items():
-            _check_chat(chat_id, "chats")
+            _check_chat(chat_id, f"chats.{strict_json.shown(chat_id)}")
             _check_sequence(last_sequence, f"chats.{chat_id}")
 
 

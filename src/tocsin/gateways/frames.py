@@ -157,7 +157,9 @@ class FrameReader:
         if opcode & _CONTROL:
             if first < _FIN or second & 0x7F > _MAX_CONTROL:
                 raise _Broken(CloseCode.PROTOCOL_ERROR, "A control frame is whole and has at most 125 bytes.")
-        elif (opcode == CONTINUATION) is (self._message is None):
+        elif opcode == CONTINUATION and self._message is None:
+            raise _Broken(CloseCode.PROTOCOL_ERROR, "There is no message that this frame continues.")
+        elif opcode != CONTINUATION and self._message is not None:
             raise _Broken(CloseCode.PROTOCOL_ERROR, "A message must end before another begins.")
 
     def _admit(self, size: int) -> None:

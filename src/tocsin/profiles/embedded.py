@@ -114,8 +114,10 @@ async def serve(settings: Settings) -> None:
             clock=clock,
             failpoints=Failpoints(settings.failpoints),
         )
-    except (FolderError, ValueError, OSError) as error:
+    except (FolderError, ValueError) as error:
         raise StartError(str(error)) from error
+    except OSError as error:
+        raise StartError(f"{settings.data} can't be used: {error.strerror or error}.") from error
     try:
         await _serve_on(engine, settings, clock)
     finally:

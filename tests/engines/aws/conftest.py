@@ -23,6 +23,21 @@ async def stand(stage: Stage, files: FileKeys) -> AsyncIterator[AwsHarness]:
 
 
 @pytest.fixture
+async def harness(stand: AwsHarness) -> AwsHarness:
+    """With the whole service."""
+    await stand.start()
+    return stand
+
+
+@pytest.fixture
+async def impatient(stand: AwsHarness) -> AwsHarness:
+    """With the whole service. What API Gateway has not answered soon has failed."""
+    stand.post_seconds = 0.3
+    await stand.start()
+    return stand
+
+
+@pytest.fixture
 async def bare(stand: AwsHarness) -> AwsHarness:
     """Queues are emptied: ordered messages are numbered, all are stored, and nothing else is done."""
     await stand.start(consumers={})

@@ -4,7 +4,7 @@ AwsHarness (one container, with its pump) + container(...) -> AwsEngine on the s
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import Any, Final
@@ -13,6 +13,7 @@ import msgspec
 from botocore.exceptions import ConnectionClosedError
 
 from tests.conformance.aws import AwsHarness
+from tests.conformance.harness import Client
 from tocsin.bus import Receipt
 from tocsin.engines.aws.calls import Calls
 from tocsin.engines.aws.engine import AwsEngine
@@ -40,9 +41,7 @@ class Gate(Failpoints):
 def container(harness: AwsHarness, failpoints: str | Failpoints = "") -> Iterator[AwsEngine]:
     """Another one, at the same time."""
     made = Failpoints(failpoints) if isinstance(failpoints, str) else failpoints
-    engine = AwsEngine(
-        harness.stage.settings(retention=harness.options.retention), clock=harness.clock, failpoints=made
-    )
+    engine = AwsEngine(harness.settings, clock=harness.clock, failpoints=made, post_seconds=harness.post_seconds)
     try:
         yield engine
     finally:
@@ -77,6 +76,31 @@ def tap(calls: Calls[Any], operation: str) -> list[dict[str, Any]]:
     service = calls.client.meta.service_model.service_id.hyphenize()
     calls.client.meta.events.register(f"before-parameter-build.{service}.{operation}", write_down)
     return seen
+
+
+def meanwhile(calls: Calls[Any], operation: str, happens: Callable[[], object]) -> None:
+    """Just before the next call of this operation goes out, something else happens."""
+    left = [happens]
+
+    def happen(**_: object) -> None:
+        if left:
+            left.pop()()
+
+    service = calls.client.meta.service_model.service_id.hyphenize()
+    calls.client.meta.events.register(f"before-call.{service}.{operation}", happen)
+
+
+def item_of(harness: AwsHarness, table: str, **key: str) -> dict[str, Any]:
+    """The row, its values without their types; empty: there is none."""
+    found = harness.stage.services.dynamodb.get_item(
+        TableName=harness.stage.tables[table], Key={name: {"S": value} for name, value in key.items()}
+    )
+    return {name: next(iter(value.values())) for name, value in found.get("Item", {}).items()}
+
+
+def subscription_of(harness: AwsHarness, client: Client, chat_id: str = "c1") -> dict[str, Any]:
+    """The row in SubscriptionTable."""
+    return item_of(harness, "SubscriptionTable", chatId=chat_id, connectionId=client.connection_id)
 
 
 def rows_of(harness: AwsHarness, chat_id: str) -> list[dict[str, Any]]:

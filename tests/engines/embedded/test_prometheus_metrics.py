@@ -22,6 +22,14 @@ def test_counts_are_exposed_by_their_label() -> None:
         assert line in exposed.splitlines()
 
 
+def test_what_was_counted_shows_at_every_scrape_and_counts_once() -> None:
+    metrics = PrometheusMetrics()
+    for total in (2, 4):
+        metrics.count("deliveries", 2)
+        assert f"tocsin_deliveries_total {total:.1f}" in metrics.expose().decode().splitlines()
+    assert "tocsin_deliveries_total 4.0" in metrics.expose().decode().splitlines()
+
+
 def test_of_what_clients_report_neither_user_nor_dimensions_are_exposed() -> None:
     metrics = PrometheusMetrics()
     for value in (2.5, -1.0):

@@ -7,6 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tests.conformance.embedded import EmbeddedHarness
 from tests.conformance.harness import refusal_of
 from tocsin.engines.embedded import reads as reads_module
 from tocsin.engines.embedded.data_folder import DataFolder
@@ -69,3 +70,16 @@ async def test_who_waits_when_it_stops_is_told(tmp_path: Path) -> None:
 
     assert await refusal_of(later()) == "unavailable"
     folder.close()
+
+
+async def test_who_asks_for_numbers_that_are_being_read_gets_the_same_page(bare: EmbeddedHarness) -> None:
+    await bare.publish_many("c", range(5))
+    messages = bare.engine.messages
+    asking = [asyncio.ensure_future(messages.by_number("c", 1, 5, 10)) for _ in range(4)]
+    other = asyncio.ensure_future(messages.by_number("c", 2, 5, 10))
+    await asyncio.sleep(0)
+    asking[0].cancel()  # takes it from nobody else
+    pages = await asyncio.gather(*asking[1:])
+    assert len({id(page) for page in pages}) == 1
+    assert (len(pages[0].bodies), len((await other).bodies)) == (5, 4)
+    assert await messages.by_number("c", 1, 5, 10) is not pages[0]

@@ -99,7 +99,8 @@ class ApiGatewayClients:
             if message.sequence_number is None or message.sequence_number >= message.position:
                 fresh.append((message.chat_id, message.sequence_number, message.frame()))
         lanes = await self._fan_out(audience, fresh)
-        self._metrics.count("deliveries", sum(lane.delivered for lane in lanes))
+        if delivered := sum(lane.delivered for lane in lanes):
+            self._metrics.count("deliveries", delivered)
         return await self._settle(lanes)
 
     async def skipped(self, messages: Sequence[Message]) -> None:

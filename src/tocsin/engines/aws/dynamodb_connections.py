@@ -13,22 +13,22 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from botocore.exceptions import ClientError
 
 from tocsin.clients import LEEWAY_MILLISECONDS, Connection, Listeners, Subscription
 from tocsin.clock import Clock
-from tocsin.engines.aws.calls import CONDITION_FAILED, Calls, Unreachable, code_of, failed_conditions
+from tocsin.engines.aws.calls import Calls, Unreachable, failed_conditions
+from tocsin.engines.aws.connection_rows import ConnectionRows, Entry
 from tocsin.engines.aws.gaps import Gaps
 from tocsin.engines.aws.minute_rows import MinuteRows, expiry_bucket, expiry_buckets, minute_of
-from tocsin.engines.aws.rows import Row, delete_many, get_many, get_one, number, text
+from tocsin.engines.aws.rows import delete_many, text
 from tocsin.engines.aws.subscription_rows import (
     LIFE_SECONDS,
     SubscriptionRow,
     SubscriptionRows,
-    end_of_life,
     key_of,
 )
 from tocsin.errors import Refusal, forbidden
@@ -38,7 +38,7 @@ from tocsin.roles import is_inbox_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef, TransactWriteItemTypeDef
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 #: A transaction holds 100 items: the connection, and for each chat a check and a row.
 TOGETHER: Final = 49
@@ -76,21 +76,13 @@ class DynamodbSubscription:
         return self.row.chat_id
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ConnectionTable. `warned_for`: the token's end for which it was warned."""
-
-    connection: Connection
-    chat_ids: frozenset[str]
-    warned_for: int
-
-
 class DynamodbConnections:
     def __init__(
         self,
         *,
         dynamodb: "Calls[DynamoDBClient]",
-        table: str,
         permissions_table: str,
+        connections: ConnectionRows,
         rows: SubscriptionRows,
         minutes: MinuteRows,
         gaps: Gaps,
@@ -100,8 +92,8 @@ class DynamodbConnections:
         chats_per_connection: int,
     ) -> None:
         self._dynamodb = dynamodb
-        self._table = table
         self._permissions_table = permissions_table
+        self._connections = connections
         self._rows = rows
         self._minutes = minutes
         self._gaps = gaps
@@ -114,50 +106,25 @@ class DynamodbConnections:
 
     async def open(self, connection: Connection) -> None:
         await self._await_end(connection.connection_id, connection.identity)
-        item: dict[str, AttributeValueTypeDef] = {
-            "connectionId": text(connection.connection_id),
-            "connectedAt": number(connection.connected_at),
-            "ttl": number(end_of_life(connection.connected_at)),
-            "sourceIp": text(connection.source_ip),
-            "userAgent": text(connection.user_agent),
-            **_identity_item(connection.identity),
-        }
-        await self._dynamodb(lambda client: client.put_item(TableName=self._table, Item=item))
+        await self._connections.put(connection)
         self._metrics.count("connects")
 
     async def get(self, connection_id: str) -> Connection | None:
-        entry = await self._get(connection_id)
+        entry = await self._connections.get(connection_id)
         return None if entry is None else entry.connection
-
-    async def _get(self, connection_id: str) -> _Entry | None:
-        item = await get_one(self._dynamodb, self._table, _key(connection_id))
-        return _entry(item) if item and self._is_alive(item) else None
-
-    def _is_alive(self, item: Row) -> bool:
-        return int(item["ttl"]["N"]) > self._clock.now() // 1000
 
     async def refresh(self, connection_id: str, identity: Identity) -> None:
         await self._await_end(connection_id, identity)
-        changes = _identity_item(identity)
-        await self._update(
-            connection_id,
-            "SET " + ", ".join(f"#{name} = :{name}" for name in changes),
-            {f":{name}": value for name, value in changes.items()},
-            condition="attribute_exists(connectionId)",
-            names={f"#{name}": name for name in changes},
-        )
+        await self._connections.refresh(connection_id, identity)
 
     async def close(self, connection_ids: Collection[str]) -> None:
         await asyncio.gather(*map(self._close, dict.fromkeys(connection_ids)))
 
     async def _close(self, connection_id: str) -> None:
-        """Once its row is gone it subscribes to nothing any more; what it listened to then goes, too."""
-        found = await self._dynamodb(
-            lambda client: client.delete_item(TableName=self._table, Key=_key(connection_id), ReturnValues="ALL_OLD")
-        )
-        item = found.get("Attributes")
-        if item:
-            keys = [key_of(chat_id, connection_id) for chat_id in _entry(item).chat_ids]
+        """Once its row is gone it subscribes to nothing any more; what it listened to goes then."""
+        entry = await self._connections.delete(connection_id)
+        if entry is not None:
+            keys = [key_of(chat_id, connection_id) for chat_id in entry.chat_ids]
             await delete_many(self._dynamodb, self._rows.table, keys)
             self._metrics.count("disconnects")
 
@@ -172,52 +139,17 @@ class DynamodbConnections:
     async def expiring(self, now: int) -> Sequence[Connection]:
         buckets = [bucket for minute in _MINUTES for bucket in expiry_buckets(minute_of(now) + minute)]
         names = await asyncio.gather(*map(self._minutes.names, buckets))
-        candidates = dict.fromkeys(name for found in names for name in found)
-        items = await get_many(self._dynamodb, self._table, [_key(connection_id) for connection_id in candidates])
-        entries = [_entry(item) for item in items if self._is_alive(item)]
+        entries = await self._connections.get_many({name for found in names for name in found})
         due = await asyncio.gather(*[self._is_due(entry, now) for entry in entries])
         return [entry.connection for entry, is_due in zip(entries, due, strict=True) if is_due]
 
-    async def _is_due(self, entry: _Entry, now: int) -> bool:
+    async def _is_due(self, entry: Entry, now: int) -> bool:
         ends = entry.connection.identity.expires_at
         if ends <= now:
             return True
         if ends - LEEWAY_MILLISECONDS - now > WARNING_MILLISECONDS or entry.warned_for == ends:
             return False
-        return await self._update(
-            entry.connection.connection_id,
-            "SET warnedFor = :ends",
-            {":ends": number(ends)},
-            condition="expiresAt = :ends AND (attribute_not_exists(warnedFor) OR warnedFor <> :ends)",
-        )
-
-    async def _update(
-        self,
-        connection_id: str,
-        update: str,
-        values: "dict[str, AttributeValueTypeDef]",
-        *,
-        condition: str,
-        names: Mapping[str, str] | None = None,
-    ) -> bool:
-        """Whether the condition held."""
-        optional: dict[str, Any] = {} if names is None else {"ExpressionAttributeNames": names}
-        try:
-            await self._dynamodb(
-                lambda client: client.update_item(
-                    TableName=self._table,
-                    Key=_key(connection_id),
-                    UpdateExpression=update,
-                    ConditionExpression=condition,
-                    ExpressionAttributeValues=values,
-                    **optional,
-                )
-            )
-        except ClientError as error:
-            if code_of(error) != CONDITION_FAILED:
-                raise
-            return False
-        return True
+        return await self._connections.warn(entry)
 
     # -- who listens to what -------------------------------------------------------------------------------------------
 
@@ -233,7 +165,7 @@ class DynamodbConnections:
 
     async def _subscribe(self, connection_id: str, chat_ids: Sequence[str]) -> Mapping[str, Subscription | Refusal]:
         """Those that are refused, if any are; all, if none is. None of them: something changed meanwhile."""
-        entry = await self._get(connection_id)
+        entry = await self._connections.get(connection_id)
         if entry is None:
             return {chat_id: Refusal("gone", _GONE, chat_id=chat_id) for chat_id in chat_ids}
         refused = self._refuse(entry, chat_ids)
@@ -245,7 +177,7 @@ class DynamodbConnections:
         checked = [chat_id for chat_id in chat_ids if not _needs_no_role(identity, chat_id)]
         new = [chat_id for chat_id in chat_ids if chat_id not in entry.chat_ids]
         items = [
-            self._join(entry, chat_ids, len(new)),
+            self._connections.joining(connection_id, chat_ids, room=self._chats_per_connection - len(new)),
             *[self._check(identity.user_id, chat_id) for chat_id in checked],
             *[self._put(subscription.row) for subscription in subscriptions.values()],
         ]
@@ -259,7 +191,7 @@ class DynamodbConnections:
             return {chat_id: forbidden(chat_id) for chat_id in lost}
         return dict(subscriptions)
 
-    def _refuse(self, entry: _Entry, chat_ids: Sequence[str]) -> Mapping[str, Refusal]:
+    def _refuse(self, entry: Entry, chat_ids: Sequence[str]) -> Mapping[str, Refusal]:
         """What can be said without the permissions."""
         refused: dict[str, Refusal] = {}
         limit, room = entry.connection.identity.chat_ids, self._chats_per_connection - len(entry.chat_ids)
@@ -281,9 +213,11 @@ class DynamodbConnections:
 
     async def _tell_missed(self, chat_ids: Sequence[str], connection_id: str) -> None:
         """Before a subscription is begun anew what its row has missed is told: the new row knows nothing of it."""
-        for chat_id in chat_ids:
-            row = await self._rows.get(chat_id, connection_id, self._clock.now())
-            if row is not None and row.has_missed and await self._gaps.tell_in_turn(row) != "sent":
+        rows = await asyncio.gather(
+            *[self._rows.get(chat_id, connection_id, self._clock.now()) for chat_id in chat_ids]
+        )
+        for row in rows:
+            if row is not None and row.has_missed and await self._gaps.tell_in_turn(row) in ("busy", "failed"):
                 raise Unreachable(definite=True)
 
     def _begin(self, connection: Connection, chat_id: str) -> SubscriptionRow:
@@ -295,23 +229,6 @@ class DynamodbConnections:
             gen=self._new_gen(),
             connected_at=connection.connected_at,
         )
-
-    def _join(self, entry: _Entry, chat_ids: Sequence[str], new: int) -> "TransactWriteItemTypeDef":
-        """The connection is open, and has room for so many `new` ones. The first chat of all is its `chatId`."""
-        return {
-            "Update": {
-                "TableName": self._table,
-                "Key": _key(entry.connection.connection_id),
-                "UpdateExpression": "SET chatId = if_not_exists(chatId, :first) ADD chatIds :chats",
-                "ConditionExpression": "attribute_exists(connectionId)"
-                " AND (attribute_not_exists(chatIds) OR size(chatIds) <= :room)",
-                "ExpressionAttributeValues": {
-                    ":first": text(chat_ids[0]),
-                    ":chats": {"SS": list(chat_ids)},
-                    ":room": number(self._chats_per_connection - new),
-                },
-            }
-        }
 
     def _check(self, user_id: str, chat_id: str) -> "TransactWriteItemTypeDef":
         return {
@@ -371,15 +288,7 @@ class DynamodbConnections:
                 "ExpressionAttributeValues": {":gen": text(row.gen)},
             }
         }
-        forget: TransactWriteItemTypeDef = {
-            "Update": {
-                "TableName": self._table,
-                "Key": _key(row.connection_id),
-                "UpdateExpression": "DELETE chatIds :chat",
-                "ConditionExpression": "attribute_exists(connectionId)",
-                "ExpressionAttributeValues": {":chat": {"SS": [row.chat_id]}},
-            }
-        }
+        forget = self._connections.leaving(row.connection_id, row.chat_id)
         try:
             await self._dynamodb(lambda client: client.transact_write_items(TransactItems=[delete, forget]))
         except ClientError as error:
@@ -406,42 +315,5 @@ class DynamodbConnections:
         return {chat_id: audience for chat_id, audience in audiences.items() if audience.rows}
 
 
-def _key(connection_id: str) -> "dict[str, AttributeValueTypeDef]":
-    return {"connectionId": text(connection_id)}
-
-
 def _needs_no_role(identity: Identity, chat_id: str) -> bool:
     return "messages:read" in identity.scopes or is_inbox_of(identity.user_id, chat_id)
-
-
-def _identity_item(identity: Identity) -> "dict[str, AttributeValueTypeDef]":
-    item: dict[str, AttributeValueTypeDef] = {
-        "userId": text(identity.user_id),
-        "scopes": {"L": [text(scope) for scope in sorted(identity.scopes)]},
-        "expiresAt": number(identity.expires_at),
-    }
-    if identity.chat_ids is not None:
-        item["limitedTo"] = {"L": [text(chat_id) for chat_id in sorted(identity.chat_ids)]}
-    return item
-
-
-def _entry(item: Row) -> _Entry:
-    connected_at = int(item["connectedAt"]["N"])
-    limit = item.get("limitedTo")
-    return _Entry(
-        connection=Connection(
-            connection_id=item["connectionId"]["S"],
-            identity=Identity(
-                user_id=item["userId"]["S"],
-                scopes=frozenset(scope["S"] for scope in item["scopes"]["L"]),
-                expires_at=int(item["expiresAt"]["N"]),
-                chat_ids=None if limit is None else frozenset(chat_id["S"] for chat_id in limit["L"]),
-            ),
-            source_ip=item["sourceIp"]["S"],
-            user_agent=item["userAgent"]["S"],
-            connected_at=connected_at,
-            last_active_at=connected_at,
-        ),
-        chat_ids=frozenset(item["chatIds"]["SS"]) if "chatIds" in item else frozenset(),
-        warned_for=int(item["warnedFor"]["N"]) if "warnedFor" in item else 0,
-    )

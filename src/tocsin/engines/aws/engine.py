@@ -18,6 +18,7 @@ from tocsin.engines.aws.apigateway_clients import ApiGatewayClients
 from tocsin.engines.aws.apigateway_posts import POST_SECONDS, ApiGatewayPosts
 from tocsin.engines.aws.bus_format import is_numbered, with_number
 from tocsin.engines.aws.calls import Calls, config
+from tocsin.engines.aws.connection_rows import ConnectionRows
 from tocsin.engines.aws.dynamodb_claims import DynamodbClaims
 from tocsin.engines.aws.dynamodb_connections import DynamodbConnections
 from tocsin.engines.aws.dynamodb_messages import DynamodbMessages
@@ -142,8 +143,8 @@ class AwsEngine:
         gaps = Gaps(posts=posts, rows=subscriptions, minutes=minutes, clock=clock, metrics=metrics)
         connections = DynamodbConnections(
             dynamodb=self.dynamodb,
-            table=settings.connection_table,
             permissions_table=settings.permissions_table,
+            connections=ConnectionRows(self.dynamodb, settings.connection_table, clock),
             rows=subscriptions,
             minutes=minutes,
             gaps=gaps,

@@ -58,7 +58,8 @@ class Gaps:
     async def miss(self, row: SubscriptionRow, missed: Missed, *, failures: int) -> None:
         await self.remember(row)
         await self._rows.miss(row, missed.first, missed.last, missed.unnumbered, failures=failures)
-        self._metrics.count("drops", missed.count)
+        if missed.count:
+            self._metrics.count("drops", missed.count)
 
     async def remember(self, row: SubscriptionRow) -> None:
         """The minute's job will look at the row."""

@@ -165,18 +165,27 @@ class SubscriptionRows:
         )
 
     async def told(self, row: SubscriptionRow) -> None:
-        """It has been told what it had missed. What it has missed since, stays."""
-        conditions, values = [], {}
-        for name, told in (("missedTo", row.missed_to), ("unnumbered", row.unnumbered)):
-            if told:
-                conditions.append(f"{name} = :{name}")
-                values[f":{name}"] = number(told)
-            else:
-                conditions.append(f"(attribute_not_exists({name}) OR {name} = :zero)")
-                values[":zero"] = number(0)
-        await self._change(
-            row, "REMOVE missedFrom, missedTo, unnumbered, failures", values, condition=" AND ".join(conditions)
+        """Strikes out what `row` says it has missed, because it was told. What it has missed since, stays; what
+        somebody else has struck out meanwhile is not struck out twice."""
+        strikes, condition, values = "ADD unnumbered :struck REMOVE failures", [], {":struck": number(-row.unnumbered)}
+        if row.unnumbered:
+            condition.append("unnumbered >= :unnumbered")
+            values[":unnumbered"] = number(row.unnumbered)
+        if row.missed_from is None:
+            await self._change(row, strikes, values, condition=" AND ".join(condition))
+            return
+        condition.append("missedFrom = :first")
+        values |= {":first": number(row.missed_from), ":last": number(row.missed_to)}
+        found = await self._change(
+            row, f"{strikes}, missedFrom, missedTo", values, condition=" AND ".join([*condition, "missedTo = :last"])
         )
+        if found is not None and found.missed_from == row.missed_from:  # there are more by now
+            await self._change(
+                row,
+                f"SET missedFrom = :next {strikes}",
+                {**values, ":next": number(row.missed_to + 1)},
+                condition=" AND ".join([*condition, "missedTo > :last"]),
+            )
 
     async def revoke(self, row: SubscriptionRow) -> bool:
         """False: it has been ended, or begun anew."""

@@ -158,11 +158,12 @@ class DataFolder:
         self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def reserve(self) -> bool:
-        """Writes the spare file; False: there is no room for it."""
+        """Writes the spare file; False: there is no room for it, and for as much again, which the next commits need."""
         spare = self.path / "spare"
         try:
             with spare.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
+                os.posix_fallocate(file.fileno(), 0, 2 * SPARE_BYTES)
+                file.truncate(SPARE_BYTES)
                 os.fsync(file.fileno())
         except OSError:
             spare.unlink(missing_ok=True)
