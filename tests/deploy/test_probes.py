@@ -91,7 +91,7 @@ class Stage:
         """Whether the function has done with the message."""
         event = Ministack().batch(queue, body, receives=receives)
         event["Records"][0]["messageId"] = str(uuid4())
-        return self.invoke(function, event) == {"batchItemFailures": []}
+        return bool(self.invoke(function, event) == {"batchItemFailures": []})
 
     async def answers(self, kind: str, **frame: object) -> bool:
         """Whether a frame is answered with that type, and not with an error."""
@@ -213,7 +213,7 @@ async def whose_token_has_ended_is_ended(stage: Stage) -> bool:
                 "ttl": {"N": str(now // 1000 + 3600)},
             },
         )
-        return stage.invoke("connection-handler", Ministack().minute()) == {}
+        return bool(stage.invoke("connection-handler", Ministack().minute()) == {})
 
 
 @probes(
