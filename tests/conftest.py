@@ -5,6 +5,7 @@ Rule: warnings are errors, nothing is run again until it passes, and in CI no te
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,21 @@ FUZZ = Path(__file__).parent.parent / "build" / "fuzz" / "bin"
 # No deadline: one core does everything here, and a slow example is no defect. The blob repeats a failure exactly.
 settings.register_profile("tocsin", deadline=None, print_blob=True)
 settings.load_profile("tocsin")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Where durations are asked for (`make test`): each part's, with its fixtures."""
+    if config.getoption("durations") is None:
+        return
+    parts: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                file = report.nodeid.partition("::")[0]
+                parts[file.rpartition("/")[0] or file] += report.duration
+    terminalreporter.section("parts")
+    for part, seconds in sorted(parts.items(), key=lambda each: -each[1]):
+        terminalreporter.write_line(f"{seconds:7.1f} s  {part}")
 
 
 @pytest.fixture(scope="session")

@@ -98,9 +98,10 @@ class Stage:
         request_id = str(uuid4())
         await self.socket.say(requestId=request_id, **frame)
         while True:
-            raw = await self.socket.socket.recv()
-            print(raw[:600])
-            answer = json.loads(raw)
+            try:
+                answer = json.loads(await self.socket.socket.recv())
+            except json.JSONDecodeError:
+                return False  # the emulator hands on what a function died of, as text
             if answer.get("type") == "error" or "type" not in answer:
                 return False
             if answer["type"] == kind:
