@@ -72,7 +72,12 @@ AWS_REACH_MUTANTS: Final = [
     Mutant(
         name="aws: gone is what the error is called",
         file=f"{AWS}/apigateway_posts.py",
-        edits=(("if status == _GONE:", 'if error.response["Error"]["Code"] == "GoneException":'),),
+        edits=(
+            (
+                "status = status_of(error)",
+                'status = 410 if error.response["Error"]["Code"] == "GoneException" else 404',
+            ),
+        ),
         test=f"{DELIVERING}::test_who_is_gone_is_forgotten_whatever_the_error_is_called",
     ),
     Mutant(
@@ -96,7 +101,7 @@ AWS_REACH_MUTANTS: Final = [
         name="aws: a delivery waits for the last of its posts",
         file=f"{AWS}/apigateway_clients.py",
         edits=(
-            ("end = min(now + FAN_OUT_SECONDS,", "end = min(now + 3_600,"),
+            ("self._clock.monotonic() + FAN_OUT_SECONDS", "self._clock.monotonic() + 3_600"),
             ("otherwise=FAN_OUT_SECONDS", "otherwise=3_600"),
         ),
         test=f"{DELIVERING}::test_a_delivery_ends_at_its_deadline_and_who_was_not_reached_is_told",

@@ -16,7 +16,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Final
 
 import msgspec
@@ -55,8 +54,8 @@ class _Lane:
         self.connection_id: Final = connection_id
         self.rows: dict[str, SubscriptionRow] = {}
         self.frames: deque[tuple[str, int | None, bytes]] = deque()
-        #: Of the last post. As it begins: there was no time for it.
-        self.outcome: Outcome = "busy"
+        #: Of the last post.
+        self.outcome: Outcome = "sent"
         self.delivered = 0
 
     def missed(self, chat_id: str) -> Missed:
@@ -156,47 +155,29 @@ class ApiGatewayClients:
         return [changed.get(row.connection_id, row) for row in rows]
 
     async def _serve_all(self, lanes: Collection[_Lane]) -> None:
-        """Returns when all are served, or time is over."""
-        now = self._clock.monotonic()
-        end = min(now + FAN_OUT_SECONDS, deadline(self._clock, otherwise=FAN_OUT_SECONDS))
-        with until(end):
-            serving = [asyncio.ensure_future(self._serve(lane)) for lane in lanes]
-        if not serving:
-            return
-        alarm = asyncio.ensure_future(self._clock.sleep(end - now))
-        served = asyncio.gather(*serving, return_exceptions=True)
-        try:
-            await asyncio.wait((served, alarm), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            alarm.cancel()
-            for one in serving:
-                one.cancel()
-        for outcome in await asyncio.gather(*serving, return_exceptions=True):
-            if isinstance(outcome, Exception):
+        """Returns when all are served, or time is over: near its end no post is begun any more."""
+        moment = self._clock.monotonic() + FAN_OUT_SECONDS
+        with until(min(moment, deadline(self._clock, otherwise=FAN_OUT_SECONDS)) - POST_SECONDS):
+            outcomes = await asyncio.gather(*map(self._serve, lanes), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
                 raise outcome
 
     async def _serve(self, lane: _Lane) -> None:
         async with self._posts.turn(lane.connection_id):
             for row in lane.rows.values():
                 if row.has_missed:
-                    with self._for_one_post():
-                        lane.outcome = await self._gaps.tell(row)
+                    lane.outcome = await self._gaps.tell(row)
                     if lane.outcome != "sent":
                         return
             while lane.frames:
-                lane.outcome = "busy"
                 if self._failpoints.armed:
                     await self._failpoints.reach("deliver.mid")
-                with self._for_one_post():
-                    lane.outcome = await self._posts.post(lane.connection_id, lane.frames[0][2])
+                lane.outcome = await self._posts.post(lane.connection_id, lane.frames[0][2])
                 if lane.outcome != "sent":
                     return
                 lane.frames.popleft()
                 lane.delivered += 1
-            lane.outcome = "sent"
-
-    def _for_one_post(self) -> AbstractContextManager[None]:
-        return until(self._clock.monotonic() + POST_SECONDS)
 
     async def _settle(self, lanes: Iterable[_Lane]) -> Collection[str]:
         """Writes down who missed what; the connections that are gone."""
@@ -220,7 +201,7 @@ class ApiGatewayClients:
         """False: API Gateway could not be asked in time."""
         log.warning("a connection does not take what is posted", extra={"connection": connection_id})
         try:
-            with self._for_one_post():
+            with until(self._clock.monotonic() + POST_SECONDS):
                 await self._posts.end(connection_id)
         except Unreachable:
             return False
@@ -233,8 +214,6 @@ class ApiGatewayClients:
         end = self._clock.monotonic() + SEND_SECONDS
         async with self._posts.turn(connection_id):
             for payload in payloads:
-                if self._clock.monotonic() >= end:
-                    raise Unreachable(definite=False)
                 with until(end):
                     outcome = await self._send(connection_id, payload)
                 if outcome == "busy":
@@ -271,8 +250,7 @@ class ApiGatewayClients:
             "close": code,
         }
         async with self._posts.turn(connection_id):
-            with self._for_one_post():
-                await self._posts.post(connection_id, msgspec.json.encode(frame))
+            await self._posts.post(connection_id, msgspec.json.encode(frame))
             await self._posts.end(connection_id)
         await self._connections.close([connection_id])
         return True

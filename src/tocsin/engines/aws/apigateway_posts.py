@@ -3,9 +3,10 @@
     apigateway_clients, gaps -> turn -> post -> `sent` | `gone` | `busy` | `failed`
 
 Rules:
-- one post at a time to a connection, so that it hears in order what one function sends it;
+- one post at a time to a connection, so that it hears in order what one function sends it; and none is given up while
+  it is in flight, or it might arrive behind what is sent later;
 - who is gone is told by the status 410, whatever the error is called;
-- what was surely not sent (429, nobody there to talk to) is sent again until the deadline; what may have been sent is
+- what was surely not sent (429, nobody there to talk to) is sent again for POST_SECONDS; what may have been sent is
   not: `failed` means that nobody knows;
 - a frame that is too large for API Gateway is replaced by the gap that it leaves;
 - anything else (we may not post) is the operator's: it is raised.
@@ -20,7 +21,8 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tocsin.clients import gap_frame
-from tocsin.engines.aws.calls import Calls, Unreachable, passing
+from tocsin.clock import Clock
+from tocsin.engines.aws.calls import Backoff, Calls, Unreachable, deadline, passing, until
 
 if TYPE_CHECKING:
     from mypy_boto3_apigatewaymanagementapi import ApiGatewayManagementApiClient
@@ -30,15 +32,19 @@ log = logging.getLogger(__name__)
 #: `busy`: surely not sent, there was no time for it.
 Outcome = Literal["sent", "gone", "busy", "failed"]
 
-#: For an answer, at most.
+#: For an answer, at most; and for repeating what was not sent.
 POST_SECONDS: Final = 3.0
 
-_GONE, _TOO_LARGE, _TOO_MANY = 410, 413, 429
+_GONE: Final = 410
+_MEANS: Final[dict[int, Outcome | Literal["too large"]]] = {_GONE: "gone", 413: "too large", 429: "busy"}
 
 
 class ApiGatewayPosts:
-    def __init__(self, api: "Calls[ApiGatewayManagementApiClient]") -> None:
+    def __init__(self, api: "Calls[ApiGatewayManagementApiClient]", *, clock: Clock, slots: int) -> None:
+        """`slots`: so many posts are in flight at most."""
         self._api = api
+        self._clock = clock
+        self._slots = asyncio.Semaphore(slots)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def turn(self, connection_id: str) -> asyncio.Lock:
@@ -49,31 +55,43 @@ class ApiGatewayPosts:
         return turn
 
     async def post(self, connection_id: str, frame: bytes) -> Outcome:
-        backoff = self._api.backoff()
+        """Begins none after the deadline of `until`."""
+        backoff: Backoff | None = None
         while True:
-            try:
-                await self._api.once(lambda client: client.post_to_connection(ConnectionId=connection_id, Data=frame))
-                return "sent"
-            except ClientError as error:
-                status = status_of(error)
-                if status == _GONE:
-                    return "gone"
-                if status == _TOO_LARGE:
-                    return await self._post_gap(connection_id, frame)
-                if status != _TOO_MANY:
-                    if status >= 500:
-                        return "failed"
-                    raise
-            except BotoCoreError as error:
-                nothing_done = passing(error)
-                if nothing_done is None:
-                    raise
-                if not nothing_done:
-                    return "failed"
+            async with self._slots:
+                now = self._clock.monotonic()
+                if now >= deadline(self._clock):
+                    return "busy"
+                if backoff is None:
+                    with until(now + POST_SECONDS):
+                        backoff = self._api.backoff()
+                outcome = await self._attempt(connection_id, frame)
+            if outcome == "too large":
+                return await self._post_gap(connection_id, frame)
+            if outcome != "busy":
+                return outcome
             try:
                 await backoff.pause()
             except Unreachable:
                 return "busy"
+
+    async def _attempt(self, connection_id: str, frame: bytes) -> Outcome | Literal["too large"]:
+        """`busy`: it may be sent again."""
+        try:
+            await self._api.once(lambda client: client.post_to_connection(ConnectionId=connection_id, Data=frame))
+            return "sent"
+        except ClientError as error:
+            status = status_of(error)
+            if status in _MEANS:
+                return _MEANS[status]
+            if status >= 500:
+                return "failed"
+            raise
+        except BotoCoreError as error:
+            nothing_done = passing(error)
+            if nothing_done is None:
+                raise
+            return "busy" if nothing_done else "failed"
 
     async def end(self, connection_id: str) -> None:
         """Closes the connection. Raises Unreachable."""

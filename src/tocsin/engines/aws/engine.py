@@ -137,7 +137,7 @@ class AwsEngine:
             failpoints=failpoints,
         )
         self.tickets: Final = DynamodbTickets(self.dynamodb, settings.claim_table)
-        posts = ApiGatewayPosts(self.api)
+        posts = ApiGatewayPosts(self.api, clock=clock, slots=THREADS)
         subscriptions = SubscriptionRows(self.dynamodb, settings.subscription_table)
         minutes = MinuteRows(self.dynamodb, settings.subscription_table)
         gaps = Gaps(posts=posts, rows=subscriptions, minutes=minutes, clock=clock, metrics=metrics)
