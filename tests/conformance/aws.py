@@ -45,11 +45,6 @@ class AwsHarness(Harness):
         self.aws = AwsEngine(self.settings, clock=self.clock, failpoints=failpoints, post_seconds=self.post_seconds)
         return self.aws.protocols
 
-    @property
-    def endpoint(self) -> str:
-        """Where connections are posted to."""
-        return self.settings.ws_api_endpoint
-
     def _begin(self) -> None:
         self._sources = EventSources(self.aws, self.settings, self.stage.services, self.clock)
 
