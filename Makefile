@@ -32,7 +32,7 @@ check: lint ## Lint, type-check and test what needs no other program; under a mi
 	$(BIN)/pytest -m "not slow"
 
 test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 40 minutes at most.
-	$(BIN)/pytest --session-timeout=2400 --durations=10
+	$(BIN)/pytest --session-timeout=3600 --durations=10
 
 lint: setup ## Run ruff, mypy and the import contracts.
 	$(BIN)/ruff check
