@@ -99,7 +99,7 @@ class AwsHarness(Harness):
 
     async def _each_minute(self) -> None:
         while True:
-            await self.clock.sleep(MINUTE)
+            await self.clock.sleep(MINUTE - self.clock.monotonic() % MINUTE)
             await self.minute()
 
     async def minute(self) -> None:

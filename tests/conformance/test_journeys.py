@@ -467,13 +467,13 @@ async def test_a_revocation_that_failed_half_way_is_completed_by_its_repetition(
 
 async def test_who_is_about_to_lose_his_token_is_told_and_then_closed(harness: Harness) -> None:
     leeway = 30_000
-    ends = harness.clock.now() + 10 * 60_000 + leeway
+    ends = harness.clock.now() + 4 * 60_000 + leeway
     alice = await harness.connect(identity("alice", expires_at=ends))
-    await alice.until(lambda: bool(alice.of_type("tokenExpiring")), step=1)
+    await alice.until(lambda: bool(alice.of_type("tokenExpiring")), step=0.2)
     left = ends - leeway - harness.clock.now()
     assert alice.of_type("tokenExpiring") == [{"type": "tokenExpiring", "expiresIn": pytest.approx(left / 1000, abs=2)}]
     assert 55_000 <= left <= 120_000
-    await alice.until(lambda: alice.closed is not None, step=1)
+    await alice.until(lambda: alice.closed is not None, step=0.2)
     assert alice.closed is not None
     if "close_codes" in harness.engine.strengths:
         assert alice.closed[0] == CloseCode.UNAUTHORIZED
