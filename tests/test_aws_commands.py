@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -348,11 +349,18 @@ async def test_mappings_stand_still_until_connections_have_ended_and_go_on_then(
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("index.py", "def handler(event, context): return {'batchItemFailures': []}")
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"},
+        ],
+    }
+    role = boto3.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]
     functions.create_function(
         FunctionName=name,
         Runtime="python3.13",
         Handler="index.handler",
-        Role="arn:aws:iam::000000000000:role/test",
+        Role=role["Arn"],
         Code={"ZipFile": packed.getvalue()},
     )
     made = functions.create_event_source_mapping(
