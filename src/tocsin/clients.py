@@ -90,7 +90,7 @@ class Connections(Protocol):
 
     async def go_live(self, subscription: Subscription, delivered: int) -> int | None:
         """None: live, from `delivered` on without a hole. A number: up to there is owed; replay it, call again. Without
-        the strength `holds_sockets` a replay that is overtaken again and again goes live all the same, behind a `gap`."""
+        the strength `holds_sockets` a replay that is overtaken again and again goes live behind a `gap`."""
         ...
 
     async def leave(self, connection_id: str, chat_id: str) -> bool:
