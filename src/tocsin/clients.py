@@ -23,13 +23,6 @@ LEEWAY_MILLISECONDS: Final = 30_000
 EXPIRY_WARNING_MILLISECONDS: Final = 60_000 + LEEWAY_MILLISECONDS
 
 
-def gap_frame(chat_id: str, first: int | None, last: int, unnumbered: int = 0) -> bytes:
-    """What a connection has not been and will not be sent: these numbers, and so many messages without one."""
-    numbers = "" if first is None else f',"from":{first},"to":{last}'
-    plain = f',"unnumbered":{unnumbered}' if unnumbered else ""
-    return f'{{"type":"gap","chatId":"{chat_id}"{numbers}{plain}}}'.encode()
-
-
 class Socket(Protocol):
     """One upgraded connection, as a gateway hands it to a hub."""
 
@@ -96,7 +89,8 @@ class Connections(Protocol):
         ...
 
     async def go_live(self, subscription: Subscription, delivered: int) -> int | None:
-        """None: live, from `delivered` on without a hole. A number: up to there is owed; replay it, call again."""
+        """None: live, from `delivered` on without a hole. A number: up to there is owed; replay it, call again. Without
+        the strength `holds_sockets` a replay that is overtaken again and again goes live behind a `gap`."""
         ...
 
     async def leave(self, connection_id: str, chat_id: str) -> bool:
@@ -120,7 +114,8 @@ class Clients(Protocol):
         ...
 
     async def send(self, connection_id: str, payloads: Sequence[bytes]) -> bool:
-        """Frames of JSON for one connection, never dropped; False: it is gone."""
+        """Frames of JSON for one connection, never dropped; False: it is gone. Without the strength `holds_sockets` it
+        is refused with `unavailable` where nobody can say yet."""
         ...
 
     async def drained(self, connection_id: str) -> bool:
@@ -132,3 +127,10 @@ class Clients(Protocol):
     async def skipped(self, messages: Sequence[Message]) -> None:
         """These became dead letters: who listens is told by `gap`."""
         ...
+
+
+def gap_frame(chat_id: str, first: int | None, last: int, unnumbered: int = 0) -> bytes:
+    """What a connection has not been and will not be sent: these numbers, and so many messages without one."""
+    numbers = "" if first is None else f',"from":{first},"to":{last}'
+    plain = f',"unnumbered":{unnumbered}' if unnumbered else ""
+    return f'{{"type":"gap","chatId":"{chat_id}"{numbers}{plain}}}'.encode()

@@ -26,8 +26,8 @@ AWS_REACH_MUTANTS: Final = [
     ),
     Mutant(
         name="aws: what a replay had is posted again",
-        file=f"{AWS}/apigateway_clients.py",
-        edits=(("number > to.start", "number > 0"),),
+        file=f"{AWS}/subscription_rows.py",
+        edits=(("sequence > max(self.start, self.missed_to)", "sequence > self.missed_to"),),
         test=f"{SUBSCRIBING}::test_who_went_live_with_the_number_in_his_replay_does_not_hear_it_again",
     ),
     Mutant(

@@ -280,6 +280,16 @@ async def test_a_number_at_the_head_is_posted_again_and_one_below_it_is_not(harn
     assert kinds(client) == [1, 1, 2, 2]
 
 
+async def test_what_one_was_marked_to_have_missed_is_not_sent_after_all_by_a_repetition(harness: AwsHarness) -> None:
+    client, other = await listeners(harness, 2)
+    harness.api.refuse(client.connection_id, 500)
+    message = await numbered(harness)
+    for _ in range(2):
+        await deliver(harness, message)
+    await deliver(harness, await numbered(harness))
+    assert (kinds(client), kinds(other)) == (["gap", 2], [1, 1, 2])
+
+
 # -- the minute's job ------------------------------------------------------------------------------------------------
 
 

@@ -134,12 +134,12 @@ class ApiGatewayClients:
             if listeners is None:
                 continue
             assert isinstance(listeners, Audience)
-            for row in await self._owe(listeners.rows, last.get(chat_id)):
-                lanes.setdefault(row.connection_id, _Lane(row.connection_id)).rows[chat_id] = row
+            for one in await self._owe(listeners.rows, last.get(chat_id)):
+                lanes.setdefault(one.connection_id, _Lane(one.connection_id)).rows[chat_id] = one
         for lane in lanes.values():
             for chat_id, number, frame in frames:
-                to = lane.rows.get(chat_id)
-                if to is not None and (number is None or (to.state == "live" and number > to.start)):
+                row = lane.rows.get(chat_id)
+                if row is not None and row.takes(number):
                     lane.frames.append((chat_id, number, frame))
         due = [lane for lane in lanes.values() if lane.frames]
         await self._serve_all(due)

@@ -58,6 +58,11 @@ class SubscriptionRow(msgspec.Struct, frozen=True, kw_only=True):
     def has_missed(self) -> bool:
         return self.missed_from is not None or self.unnumbered > 0
 
+    def takes(self, sequence: int | None) -> bool:
+        """Whether it is to be posted a message with this number, or with none. What it was marked to have missed it is
+        told, and not sent after all by whoever tries again."""
+        return sequence is None or (self.state == "live" and sequence > max(self.start, self.missed_to))
+
     @property
     def key(self) -> "dict[str, AttributeValueTypeDef]":
         return key_of(self.chat_id, self.connection_id)
