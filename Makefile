@@ -10,6 +10,9 @@ BIN := .venv/bin
 FUZZ := build/fuzz/bin
 DEPLOY := build/deploy/bin
 MINISTACK := build/ministack/bin
+# What was compiled is kept, also where an image forbids it: else each run of the tests compiles everything again, and so
+# does each process that they start.
+unexport PYTHONDONTWRITEBYTECODE
 # Only what is listed with its hash gets in; nothing is built in an environment that is not locked.
 INSTALL := -m pip --quiet --disable-pip-version-check install --require-hashes --requirement
 COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-version 3.11 --generate-hashes --no-header \

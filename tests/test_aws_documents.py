@@ -3,6 +3,7 @@
 import ast
 import re
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -33,9 +34,13 @@ def test_each_row_names_a_test_that_is_there(row: list[str]) -> None:
     assert named, "nothing shows it"
     assert re.sub(r"`[\w/]+\.py::\w+`", "", row[-1]).strip() == ""
     for file, name in named:
-        tree = ast.parse((ROOT / "tests" / file).read_text())
-        functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-        assert name in functions, f"{file} has no {name}"
+        assert name in functions(file), f"{file} has no {name}"
+
+
+@cache
+def functions(file: str) -> set[str]:
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
 def test_each_alarm_of_a_failure_is_there() -> None:

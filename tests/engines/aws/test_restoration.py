@@ -33,7 +33,7 @@ async def test_a_table_that_is_busy_is_asked_again_until_it_takes_the_change() -
             if place == 0:
                 stub.add_client_error("update_table", "ResourceInUseException", expected_params=protected)
             stub.add_response("update_table", {}, protected)
-        await clock.run(Restoration(calls, "", "new-", clock).ready())
+        await clock.run(Restoration(calls, "", "new-", clock).ready(), step=0.25)
         stub.assert_no_pending_responses()
     calls.close()
     client.close()
