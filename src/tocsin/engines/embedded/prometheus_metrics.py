@@ -1,12 +1,16 @@
 """Metrics for Prometheus: scraped at the ops listener.
 
-Rule: counters and gauges are plain numbers until somebody scrapes: the library's own take a lock at each change, and
+Rule: what is measured is plain numbers until somebody scrapes: the library's own take locks at each change, and
 everything that a connection does changes some.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from tocsin import metrics
 from tocsin.errors import Refusal
@@ -42,34 +46,49 @@ GAUGES: Final[dict[metrics.Gauge, tuple[str, str]]] = {
 }
 
 
-class PrometheusMetrics:
+class _Distribution:
+    """How many values fell at or below each bound and above the one before; the last is without a bound."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds: Final = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Prometheus's: each counts what the smaller ones count."""
+        total, cumulated = 0, []
+        for bound, count in zip((*map(float, self.bounds), "+Inf"), self.counts, strict=True):
+            total += count
+            cumulated.append((str(bound), float(total)))
+        return cumulated
+
+
+class PrometheusMetrics(Collector):
     def __init__(self) -> None:
+        #: Those without a label stand at nothing from the start.
+        self._counts: dict[metrics.Counter, dict[str, int]] = {
+            name: {} if label else {"": 0} for name, (_, label) in COUNTERS.items()
+        }
+        self._levels: dict[metrics.Gauge, dict[str, float]] = {
+            name: {} if label else {"": 0} for name, (_, label) in GAUGES.items()
+        }
+        self._distributions = {name: _Distribution(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
         self.registry = CollectorRegistry()
-        self._counters = {
-            name: Counter(f"tocsin_{name}", text, [label] if label else [], registry=self.registry)
-            for name, (text, label) in COUNTERS.items()
-        }
-        self._histograms = {
-            name: Histogram(f"tocsin_{name}", text, buckets=buckets, registry=self.registry)
-            for name, (text, buckets) in HISTOGRAMS.items()
-        }
-        self._gauges = {
-            name: Gauge(f"tocsin_{name}", text, [label] if label else [], registry=self.registry)
-            for name, (text, label) in GAUGES.items()
-        }
+        self.registry.register(self)
         self._client_sums = Counter("tocsin_client", "Sums of what clients reported.", ["name"], registry=self.registry)
         self._client_reports = Counter("tocsin_client_reports", "How often.", ["name"], registry=self.registry)
         self._custom: set[str] = set()
-        #: What was counted since the last scrape, and where the gauges stand; by label.
-        self._counted: dict[metrics.Counter, dict[str, int]] = {name: {} for name in COUNTERS}
-        self._levels: dict[metrics.Gauge, dict[str, float]] = {name: {} for name in GAUGES}
 
     def count(self, name: metrics.Counter, amount: int = 1, *, label: str = "") -> None:
-        counted = self._counted[name]
-        counted[label] = counted.get(label, 0) + amount
+        counts = self._counts[name]
+        counts[label] = counts.get(label, 0) + amount
 
     def observe(self, name: metrics.Histogram, value: float) -> None:
-        self._histograms[name].observe(value)
+        distribution = self._distributions[name]
+        distribution.counts[bisect_left(distribution.bounds, value)] += 1
+        distribution.sum += value
 
     def gauge(self, name: metrics.Gauge, value: float, *, label: str = "") -> None:
         self._levels[name][label] = value
@@ -87,15 +106,21 @@ class PrometheusMetrics:
 
     def expose(self) -> bytes:
         """The text format of Prometheus."""
-        self.settle()
         return generate_latest(self.registry)
 
-    def settle(self) -> None:
-        """What was counted goes to the registry."""
-        for counter, counted in self._counted.items():
-            for label, amount in counted.items():
-                (self._counters[counter].labels(label) if label else self._counters[counter]).inc(amount)
-            counted.clear()
-        for gauge, levels in self._levels.items():
-            for label, level in levels.items():
-                (self._gauges[gauge].labels(label) if label else self._gauges[gauge]).set(level)
+    def collect(self) -> Iterable[Metric]:
+        for counter, (text, label) in COUNTERS.items():
+            counted = CounterMetricFamily(f"tocsin_{counter}", text, labels=[label] if label else [])
+            for value, count in self._counts[counter].items():
+                counted.add_metric([value] if label else [], count)
+            yield counted
+        for histogram, (text, _) in HISTOGRAMS.items():
+            distribution = self._distributions[histogram]
+            yield HistogramMetricFamily(
+                f"tocsin_{histogram}", text, buckets=distribution.buckets(), sum_value=distribution.sum
+            )
+        for gauge, (text, label) in GAUGES.items():
+            measured = GaugeMetricFamily(f"tocsin_{gauge}", text, labels=[label] if label else [])
+            for value, level in self._levels[gauge].items():
+                measured.add_metric([value] if label else [], level)
+            yield measured
