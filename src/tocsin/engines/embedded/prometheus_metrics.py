@@ -9,8 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tocsin import metrics
-from tocsin.errors import Refusal
-from tocsin.metrics import CLIENT_METRICS, MAX_CUSTOM_METRICS, ClientMetric
+from tocsin.metrics import ClientMetric, CustomNames
 
 #: name -> what it says, its label.
 COUNTERS: Final[dict[metrics.Counter, tuple[str, str]]] = {
@@ -59,7 +58,7 @@ class PrometheusMetrics:
         }
         self._client_sums = Counter("tocsin_client", "Sums of what clients reported.", ["name"], registry=self.registry)
         self._client_reports = Counter("tocsin_client_reports", "How often.", ["name"], registry=self.registry)
-        self._custom: set[str] = set()
+        self._custom = CustomNames()
         #: What was counted since the last scrape, and where the gauges stand; by label.
         self._counted: dict[metrics.Counter, dict[str, int]] = {name: {} for name in COUNTERS}
         self._levels: dict[metrics.Gauge, dict[str, float]] = {name: {} for name in GAUGES}
@@ -76,10 +75,7 @@ class PrometheusMetrics:
 
     def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
         """Refused whole where one name is one too many; dimensions and users never become labels."""
-        new = {metric.name for metric in metrics if metric.name not in CLIENT_METRICS} - self._custom
-        if len(self._custom) + len(new) > MAX_CUSTOM_METRICS:
-            raise Refusal("rate_limited", f"There are {MAX_CUSTOM_METRICS} custom metrics already.", retry_after=3600)
-        self._custom |= new
+        self._custom.admit(metrics)
         for metric in metrics:
             self._client_reports.labels(metric.name).inc()
             if metric.value > 0:
