@@ -122,7 +122,7 @@ class Alarms(Construct):
             )
             yield Watched(
                 name=f"{function.name}-slow",
-                says=f"One in a hundred calls of {function.name} takes over {SLOW:.0%} of its {function.timeout} seconds.",
+                says=f"One in a hundred calls of {function.name} takes over {SLOW:.0%} of its {function.timeout} s.",
                 metric=made.metric_duration(period=MINUTES, statistic="p99"),
                 threshold=SLOW * function.timeout * 1000,
                 periods=3,

@@ -45,7 +45,7 @@ class CustomNames:
         new = {metric.name for metric in metrics} - CLIENT_METRICS.keys() - self._names
         if len(self._names) + len(new) > MAX_CUSTOM_METRICS:
             raise Refusal("rate_limited", f"There are {MAX_CUSTOM_METRICS} custom metrics already.", retry_after=3600)
-        self._names |= new
+        self._names.update(new)
 
 
 class Metrics(Protocol):

@@ -41,7 +41,9 @@ def test_only_what_is_locked_is_packed(packed: Path) -> None:
 
 
 def test_what_only_the_command_line_needs_stays_out(packed: Path) -> None:
-    assert not [name for name in ("typer", "rich", "websockets", "structlog", "apsw", "bin") if (packed / name).exists()]
+    assert not [
+        name for name in ("typer", "rich", "websockets", "structlog", "apsw", "bin") if (packed / name).exists()
+    ]
 
 
 def test_everything_compiled_is_for_lambda(packed: Path) -> None:

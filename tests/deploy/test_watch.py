@@ -78,7 +78,8 @@ def test_a_stranger_without_a_token_rings_no_alarm(plain: Assembly) -> None:
     counted = plain.one("AWS::Logs::MetricFilter").properties
     assert plain.behind(counted["LogGroupName"]).properties["LogGroupName"] == f"/aws/lambda/{AUTHORIZER}"
     raised = '(($.errorType = "*") && ($.errorMessage != "Unauthorized"))'
-    assert counted["FilterPattern"] == f'{{ {raised} || ($.record.status = "timeout") || ($.record.status = "failure") }}'
+    ended = '($.record.status = "timeout") || ($.record.status = "failure")'
+    assert counted["FilterPattern"] == f"{{ {raised} || {ended} }}"
     (transformed,) = counted["MetricTransformations"]
     (alarm,) = alarms(plain, transformed["MetricName"])
     assert (alarm["AlarmName"], alarm["Threshold"]) == (f"tocsin-{AUTHORIZER}-errors", 0)

@@ -38,7 +38,8 @@ Answer = Annotated[
     Path | None, typer.Argument(help="CloudWatch's answer, with a counter's name as each query's Id.", metavar="[FILE]")
 ]
 Prices = Annotated[
-    Path | None, typer.Option("--prices", help="A price list in the place of ours, as --json prints it.", metavar="FILE")
+    Path | None,
+    typer.Option("--prices", help="A price list in the place of ours, as --json prints it.", metavar="FILE"),
 ]
 Days = Annotated[float, typer.Option(help="In so many days.", parser=values.rate, metavar="NUMBER")]
 
