@@ -4,8 +4,8 @@ Rules:
 - a dead letter, a message that SNS could not deliver, and a queue that stands still are alarms of their own: each is a
   promise that is not being kept;
 - silence is no alarm, but that of the minute job: without it no token's end is noticed;
-- no stranger rings one. An authorizer says 401 by raising "Unauthorized", which Lambda counts as an error like any, so
-  its errors are counted from its log, without those.
+- no stranger's token rings one. An authorizer says 401 by raising "Unauthorized", which Lambda counts as an error like
+  any, so its errors are counted from its log, without those.
 """
 
 from collections.abc import Iterator
