@@ -8,7 +8,7 @@ import pytest
 
 from tests.test_aws_documents import ROOT, rows
 from tests.test_cli import complained, misused, said
-from tocsin.cli.aws_costs import AS_OF, BY_RULE, COSTS, COUNTERS, PRICES, UNITS, Counter, estimate, price_of, units_of
+from tocsin.cli.aws_costs import BY_RULE, COSTS, COUNTERS, PRICES, Counter, estimate, price_of, units_of
 
 PAGE = (ROOT / "docs" / "aws-costs.md").read_text()
 
@@ -17,8 +17,7 @@ def usd(**counters: float) -> float:
     return sum(line.usd for line in estimate(cast(dict[Counter, float], counters)))
 
 
-def test_every_unit_has_a_price_and_every_counter_a_cost() -> None:
-    assert set(PRICES) == set(UNITS)
+def test_every_counter_has_a_cost() -> None:
     assert set(COSTS) | set(BY_RULE) == set(COUNTERS)
     assert all(units_of(counter) for counter in COUNTERS)
 
@@ -54,9 +53,21 @@ def test_what_is_no_answer_of_cloudwatchs_is_one_sentence(tmp_path: Path) -> Non
 
 
 def test_the_price_list_says_whose_it_is() -> None:
-    assert (
-        said("estimate-cost").splitlines()[-1].startswith(f"Prices of us-east-1 as AWS's pages were quoted in {AS_OF}")
-    )
+    whose = f"Prices of us-east-1 as AWS's pages were quoted in {PRICES.as_of}"
+    assert said("estimate-cost").splitlines()[-1].startswith(whose)
+
+
+def test_a_price_list_that_is_handed_in_counts_in_the_place_of_ours(tmp_path: Path) -> None:
+    ours = msgspec.json.decode(said("estimate-cost", "--json"))
+    path = tmp_path / "prices.json"
+    dearer = {unit: 3 * usd for unit, usd in ours["prices"]["usd"].items()}
+    path.write_bytes(msgspec.json.encode({"region": "eu-west-1", "asOf": "2027-01", "usd": dearer}))
+    theirs = msgspec.json.decode(said("estimate-cost", "--prices", path, "--json"))
+    assert theirs["usd"] == pytest.approx(3 * ours["usd"], abs=0.02)
+    assert f"Prices of eu-west-1 of {path}, as of 2027-01" in said("estimate-cost", "--prices", path)
+    del dearer["alarms"]
+    path.write_bytes(msgspec.json.encode({"region": "eu-west-1", "asOf": "2027-01", "usd": dearer}))
+    assert "there is no price for alarms" in complained(1, "estimate-cost", "--prices", path)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -78,8 +89,9 @@ def test_the_page_has_the_units_and_the_price_of_each_thing() -> None:
 
 def test_the_page_has_the_price_list() -> None:
     listed = {row[0]: row[1] for row in section("The price list")}
-    assert listed == {unit: f"{PRICES[unit] * (1e6 if PRICES[unit] < 0.001 else 1):g}" for unit in UNITS}
-    assert AS_OF in PAGE
+    assert listed == {unit: f"{usd * (1e6 if usd < 0.001 else 1):g}" for unit, usd in PRICES.usd.items()}
+    assert f"in {PRICES.region}" in PAGE
+    assert f"in {PRICES.as_of}" in PAGE
 
 
 def test_the_page_about_leaving_has_the_price_of_a_delivery_each_second() -> None:

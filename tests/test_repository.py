@@ -90,10 +90,20 @@ def test_what_is_served_is_what_was_tested() -> None:
     assert locked("server").items() <= locked("dev").items()
 
 
+def links(page: Path) -> list[str]:
+    """Those to other files of this tree, from where the page lies."""
+    return re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", page.read_text())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_link_to_another_page_leads_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", page.read_text())
-    assert not [link for link in links if not (page.parent / link).exists()]
+    assert not [link for link in links(page) if not (page.parent / link).exists()]
+
+
+def test_the_readme_leads_to_every_guide() -> None:
+    """To the records it leads by their folder."""
+    guides = {f"docs/{path.name}" for path in COMMITTED if path.parent == ROOT / "docs"}
+    assert guides <= set(links(ROOT / "README.md"))
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.stem)

@@ -3,7 +3,9 @@
 Rules:
 - a dead letter, a message that SNS could not deliver, and a queue that stands still are alarms of their own: each is a
   promise that is not being kept;
-- silence is no alarm, but that of the minute job: without it no token's end is noticed.
+- silence is no alarm, but that of the minute job: without it no token's end is noticed;
+- no stranger's token rings one. An authorizer says 401 by raising "Unauthorized", which Lambda counts as an error like
+  any, so its errors are counted from its log, without those.
 """
 
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from aws_cdk import Aws, Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
@@ -25,6 +29,7 @@ from deploy.aws.rest_api import RestApi
 from deploy.aws.settings import Settings
 from deploy.aws.websocket_api import WebSocketApi
 from tocsin.engines.aws.schema import TABLES
+from tocsin.gateways.aws_routes import AUTHORIZER
 
 #: Seconds that a queue's oldest message may have waited: a chat stands still, or messages are missing in history.
 OLDEST: Final = 120
@@ -79,7 +84,7 @@ class Alarms(Construct):
             *_dead_letters(bus),
             *_waiting(bus),
             *_undelivered(bus),
-            *_functions(compute),
+            *self._functions(settings, compute),
             *_doors(websocket_api, rest_api),
             *_tables(settings),
             _minute_job(minute_job),
@@ -97,6 +102,50 @@ class Alarms(Construct):
             )
             alarm.add_alarm_action(tell)
             alarm.add_ok_action(tell)
+
+    def _functions(self, settings: Settings, compute: Compute) -> Iterator[Watched]:
+        for function in FUNCTIONS:
+            made = compute.functions[function.name]
+            yield Watched(
+                name=f"{function.name}-errors",
+                says=f"{function.name} fails.",
+                metric=(
+                    self._authorizer_faults(settings, made)
+                    if function.name == AUTHORIZER
+                    else made.metric_errors(period=MINUTES, statistic="Sum")
+                ),
+            )
+            yield Watched(
+                name=f"{function.name}-throttles",
+                says=f"{function.name} is refused a start: the account's concurrency, or its reservation, is used up.",
+                metric=made.metric_throttles(period=MINUTES, statistic="Sum"),
+            )
+            yield Watched(
+                name=f"{function.name}-slow",
+                says=f"One in a hundred calls of {function.name} takes over {SLOW:.0%} of its {function.timeout} s.",
+                metric=made.metric_duration(period=MINUTES, statistic="p99"),
+                threshold=SLOW * function.timeout * 1000,
+                periods=3,
+            )
+
+    def _authorizer_faults(self, settings: Settings, authorizer: lambda_.Function) -> cloudwatch.Metric:
+        """What its runtime logs when it raises, and what Lambda logs when it is cut off or dies."""
+        field = logs.FilterPattern.string_value
+        counted = logs.MetricFilter(
+            self,
+            "AuthorizerFaults",
+            log_group=authorizer.log_group,
+            metric_namespace=settings.named("Tocsin"),
+            metric_name="authorizer_faults",
+            filter_pattern=logs.FilterPattern.any(
+                logs.FilterPattern.all(
+                    logs.FilterPattern.exists("$.errorType"), field("$.errorMessage", "!=", "Unauthorized")
+                ),
+                field("$.record.status", "=", "timeout"),
+                field("$.record.status", "=", "failure"),
+            ),
+        )
+        return counted.metric(period=MINUTES, statistic="Sum")
 
 
 def _dead_letters(bus: Bus) -> Iterator[Watched]:
@@ -136,28 +185,6 @@ def _undelivered(bus: Bus) -> Iterator[Watched]:
             name=f"{short}-redriven",
             says=f"SNS gave up messages of {name}: they are in a dead-letter queue of a subscription.",
             metric=topic.metric("NumberOfNotificationsRedrivenToDlq", period=MINUTE, statistic="Sum"),
-        )
-
-
-def _functions(compute: Compute) -> Iterator[Watched]:
-    for function in FUNCTIONS:
-        made = compute.functions[function.name]
-        yield Watched(
-            name=f"{function.name}-errors",
-            says=f"{function.name} fails.",
-            metric=made.metric_errors(period=MINUTES, statistic="Sum"),
-        )
-        yield Watched(
-            name=f"{function.name}-throttles",
-            says=f"{function.name} is refused a start: the account's concurrency, or its reservation, is used up.",
-            metric=made.metric_throttles(period=MINUTES, statistic="Sum"),
-        )
-        yield Watched(
-            name=f"{function.name}-slow",
-            says=f"One in a hundred calls of {function.name} takes over {SLOW:.0%} of its {function.timeout} seconds.",
-            metric=made.metric_duration(period=MINUTES, statistic="p99"),
-            threshold=SLOW * function.timeout * 1000,
-            periods=3,
         )
 
 

@@ -4,7 +4,8 @@
 
 Rules:
 - a function is given the variables that it needs, and a role that allows what functions.py lists, nothing else;
-- a role may write to its function's log group, which is made here, with an end to what it keeps, and cannot make one.
+- a role may write to its function's log group, which is made here, with an end to what it keeps, and cannot make one;
+- logs are JSON: as text Lambda prints neither the fields of a line nor anything below a warning (src/tocsin/logs.py).
 """
 
 from collections.abc import Mapping
@@ -70,6 +71,7 @@ class Compute(Construct):
             },
             reserved_concurrent_executions=self._settings.reserved.get(function.name),
             log_group=log,
+            logging_format=lambda_.LoggingFormat.JSON,
             role=self._role(place, function, log).without_policy_updates(),
             tracing=lambda_.Tracing.ACTIVE if self._settings.xray else None,
         )

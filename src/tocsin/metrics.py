@@ -1,8 +1,11 @@
 """The Metrics protocol: a closed set of names, and at most one label from a closed set; never a chat, never a user."""
 
+from collections.abc import Iterable
 from typing import Final, Literal, Protocol
 
 import msgspec
+
+from tocsin.errors import Refusal
 
 Counter = Literal[
     "publishes", "duplicates", "deliveries", "drops", "refusals", "dead_letters", "replays", "connects", "disconnects"
@@ -29,6 +32,20 @@ class ClientMetric(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     timestamp: int
     dimensions: dict[str, str]
+
+
+class CustomNames:
+    """The `custom.*` names that one process has let in: so many, and none after."""
+
+    def __init__(self) -> None:
+        self._names: Final[set[str]] = set()
+
+    def admit(self, metrics: Iterable[ClientMetric]) -> None:
+        """`rate_limited`, and none of them, where one name is one too many."""
+        new = {metric.name for metric in metrics} - CLIENT_METRICS.keys() - self._names
+        if len(self._names) + len(new) > MAX_CUSTOM_METRICS:
+            raise Refusal("rate_limited", f"There are {MAX_CUSTOM_METRICS} custom metrics already.", retry_after=3600)
+        self._names.update(new)
 
 
 class Metrics(Protocol):

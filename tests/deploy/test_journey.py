@@ -49,6 +49,21 @@ async def test_two_people_and_a_back_end_hear_each_other_in_order(
     assert [message["messageId"] for message in page["messages"]] == sent
 
 
+def test_a_persons_id_is_the_user_pools_and_a_back_ends_its_client_id(
+    deployed: Deployed, back_end: Rest, alice: Person, chat: str
+) -> None:
+    """As docs/aws-quick-start.md finds them, from the name and back."""
+    with closing(boto3.client("cognito-idp")) as cognito:
+        account = cognito.admin_get_user(UserPoolId=deployed.user_pool_id, Username="alice")
+        (named,) = cognito.list_users(UserPoolId=deployed.user_pool_id, Filter=f'sub = "{alice.user_id}"')["Users"]
+    assert {each["Name"]: each["Value"] for each in account["UserAttributes"]}["sub"] == alice.user_id
+    assert named["Username"] == "alice"
+    Rest(deployed, alice.access_token).publish(chat, "hers")
+    back_end.publish(chat, "its")
+    page = eventually(lambda: back_end.numbered(chat, 2))
+    assert [message["senderId"] for message in page] == [alice.user_id, deployed.machine_client_id]
+
+
 async def test_a_message_without_a_number_is_heard_and_stored_and_its_id_counts_once(
     deployed: Deployed, alice: Person, chat: str
 ) -> None:

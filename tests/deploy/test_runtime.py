@@ -20,8 +20,10 @@ import pytest
 from tests.gateways.lambda_events import CLAIMS, Aws
 from tests.guarantees.server import HOST
 from tests.ministack import PROGRAM
+from tocsin.engines.aws.settings import ENVIRONMENT as VARIABLES
 from tocsin.engines.aws.settings import Function
-from tocsin.gateways.aws_routes import ENTRY_POINTS
+from tocsin.engines.file_keys import FileKeys
+from tocsin.gateways.aws_routes import AUTHORIZER, ENTRY_POINTS
 
 pytestmark = pytest.mark.slow
 
@@ -98,16 +100,21 @@ def lambda_side() -> Iterator[RuntimeApi]:
         yield api
 
 
-def started(api: RuntimeApi, package: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """As in Lambda's base image for Python."""
-    handler = f"tocsin.profiles.aws.{ENTRY_POINTS[FUNCTION]}"
+def started(
+    api: RuntimeApi, package: Path, environment: Mapping[str, str], function: Function = FUNCTION
+) -> "subprocess.Popen[bytes]":
+    """As in Lambda's base image for Python; its logs are JSON (deploy/aws/compute.py)."""
+    handler = f"tocsin.profiles.aws.{ENTRY_POINTS[function]}"
     told = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(package),
         "LAMBDA_TASK_ROOT": str(package),
         "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{api.server_port}",
-        "AWS_LAMBDA_FUNCTION_NAME": FUNCTION,
+        "AWS_LAMBDA_FUNCTION_NAME": function,
+        "AWS_LAMBDA_LOG_FORMAT": "JSON",
+        "AWS_LAMBDA_LOG_LEVEL": "INFO",
         "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "_HANDLER": handler,
         **environment,
     }
@@ -147,3 +154,25 @@ def test_what_is_missing_in_the_environment_is_what_lambda_is_told(lambda_side: 
     finally:
         runtime.kill()
         runtime.communicate()
+
+
+def test_an_authorizers_log_tells_a_strangers_fault_from_ours_and_says_why(
+    lambda_side: RuntimeApi, package_here: Path, tmp_path: Path
+) -> None:
+    """By the two fields that its alarm looks at (test_watch.py). As text, a line would not have its fields."""
+    environment = {variable.name: variable.name for variable in VARIABLES if AUTHORIZER in variable.functions}
+    environment |= {"ISSUER": "https://issuer.example.com", "JWKS_URL": "https://127.0.0.1:1/jwks.json"}
+    unknown = FileKeys(tmp_path / "keys").mint("alice", (), 3600, int(time.time() * 1000))
+    runtime = started(lambda_side, package_here, environment, AUTHORIZER)
+    try:
+        for token in ("nonsense", unknown):
+            path, _ = lambda_side.invoke(Aws().authorizer(f"token={token}"))
+            assert path == "/invocation/request-1/error"
+    finally:
+        runtime.kill()
+        printed, _ = runtime.communicate()
+    logged = [json.loads(line) for line in printed.splitlines() if line.startswith(b"{")]
+    raised = [(line["errorType"], line["errorMessage"]) for line in logged if "errorType" in line]
+    assert [(kind, message == "Unauthorized") for kind, message in raised] == [("Exception", True), ("Refusal", False)]
+    (keys,) = [line for line in logged if line.get("message") == "keys"]
+    assert "127.0.0.1" in keys["reason"]

@@ -11,6 +11,7 @@ from deploy.aws.functions import FUNCTIONS
 from tests.deploy.views import subscriptions
 from tests.test_docs import table
 from tocsin.engines.aws.schema import TABLES
+from tocsin.gateways.aws_routes import AUTHORIZER
 
 pytestmark = pytest.mark.slow
 
@@ -65,9 +66,29 @@ def test_what_sns_cannot_deliver_is_an_alarm(plain: Assembly, metric: str) -> No
 def test_functions_that_fail_are_throttled_or_slow_are_alarms(plain: Assembly) -> None:
     functions = {f"${{{each.id}}}": each.properties for each in plain.of("AWS::Lambda::Function")}
     assert len(functions) == len(FUNCTIONS)
-    assert watched(plain, "Errors") == watched(plain, "Throttles") == dict.fromkeys(functions, 0)
+    (authorizer,) = [name for name, each in functions.items() if each["FunctionName"] == AUTHORIZER]
+    assert watched(plain, "Throttles") == dict.fromkeys(functions, 0)
+    assert watched(plain, "Errors") == dict.fromkeys(functions.keys() - {authorizer}, 0)
     assert watched(plain, "Duration") == {name: 800 * each["Timeout"] for name, each in functions.items()}
     assert {each["ExtendedStatistic"] for each in alarms(plain, "Duration")} == {"p99"}
+
+
+def test_a_stranger_without_a_token_rings_no_alarm(plain: Assembly) -> None:
+    """To Lambda his 401 is an error. What else its runtime logs, and what cuts the function off, is our fault."""
+    counted = plain.one("AWS::Logs::MetricFilter").properties
+    assert plain.behind(counted["LogGroupName"]).properties["LogGroupName"] == f"/aws/lambda/{AUTHORIZER}"
+    raised = '(($.errorType = "*") && ($.errorMessage != "Unauthorized"))'
+    ended = '($.record.status = "timeout") || ($.record.status = "failure")'
+    assert counted["FilterPattern"] == f"{{ {raised} || {ended} }}"
+    (transformed,) = counted["MetricTransformations"]
+    (alarm,) = alarms(plain, transformed["MetricName"])
+    assert (alarm["AlarmName"], alarm["Threshold"]) == (f"tocsin-{AUTHORIZER}-errors", 0)
+    assert (alarm["Namespace"], transformed["MetricValue"]) == (transformed["MetricNamespace"], "1")
+
+
+def test_what_functions_log_is_json_and_has_its_fields(plain: Assembly) -> None:
+    logging = [each.properties["LoggingConfig"]["LogFormat"] for each in plain.of("AWS::Lambda::Function")]
+    assert set(logging) == {"JSON"}
 
 
 def test_tables_that_refuse_are_alarms(plain: Assembly) -> None:

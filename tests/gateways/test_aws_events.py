@@ -93,6 +93,7 @@ def test_a_header_that_came_twice_is_there_twice() -> None:
         ("exp", "never", "never"),
         ("cognito:groups", "[tocsin/publish:any staff]", ["tocsin/publish:any", "staff"]),
         ("cognito:groups", "tocsin/publish:any,staff", ["tocsin/publish:any", "staff"]),
+        ("cognito:groups", "[tocsin/publish:any,staff]", ["tocsin/publish:any,staff"]),
         ("cognito:groups", "[]", []),
         ("sub", "123", "123"),
     ],
@@ -103,6 +104,13 @@ def test_a_claim_is_what_the_token_says_however_it_is_written(name: str, text: s
     claims = aws_events.read_call(event).claims
     assert claims is not None
     assert claims[name] == meant
+
+
+def test_of_groups_that_are_joined_by_commas_one_with_a_comma_is_read_as_two() -> None:
+    """API Gateway does not say which it was."""
+    claims = aws_events.read_call(Aws().rest("GET", "/", claims=CLAIMS | {"cognito:groups": ["a,b", "c"]})).claims
+    assert claims is not None
+    assert claims["cognito:groups"] == ["a", "b", "c"]
 
 
 def test_a_reply_is_text_with_each_header_once() -> None:

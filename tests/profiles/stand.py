@@ -1,5 +1,6 @@
 """The nine functions on either engine: events in, results out, and clients that hear what is posted to them."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -119,14 +120,14 @@ class Functions(Harness):
 
     # What an engine on AWS has beyond the protocols
 
-    async def _consume(self, batch: Batch) -> Sequence[str]:
-        raise NotImplementedError
+    @abstractmethod
+    async def _consume(self, batch: Batch) -> Sequence[str]: ...
 
-    async def _each_minute(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _each_minute(self) -> None: ...
 
-    async def _limit_of(self, ticket: str) -> frozenset[str] | None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _limit_of(self, ticket: str) -> frozenset[str] | None: ...
 
 
 class EmbeddedFunctions(Functions, EmbeddedHarness):

@@ -49,10 +49,8 @@ def forbid(event, arguments):
 
 sys.addaudithook(forbid)
 """,
-        "print('structlog' in sys.modules)",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "False\n", "a start that has nothing to say does not wait for what says it"
 
 
 @pytest.mark.parametrize(

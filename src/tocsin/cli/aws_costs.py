@@ -1,15 +1,16 @@
 """What a stage on AWS costs, as tables: what each thing asks of AWS, and what AWS asks for it. Pure.
 
-    counters (estimate-cost) -> COSTS -> units -> PRICES -> USD a month
+    counters (estimate-cost) -> COSTS -> units -> a PriceList -> USD a month
 
 Rules:
 - COSTS is counted, not guessed: tests/profiles/test_aws_costs.py runs each thing and counts the calls. What no emulator
   can count stands in BY_RULE, and says whose rule it is;
-- PRICES is a list as AWS's public pages had it (AS_OF, REGION); it is not looked up. Check it before you rely on it.
+- PRICES is what AWS's public pages were quoted to say, of one Region at one time; it is not looked up. Check it before
+  you rely on it. Who knows better hands in a list of his own, whole, so that no line is of another Region or year.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
@@ -34,30 +35,45 @@ Unit = Literal[
 ]
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 
-REGION: Final = "us-east-1"
-#: When the list was written, from what was said of those pages. Nobody has paid by it.
-AS_OF: Final = "2026-11"
+
+class PriceList(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """USD for one of each unit: of a month's first tier, and without what is free."""
+
+    region: str
+    #: The month of which it is.
+    as_of: str
+    usd: Mapping[Unit, Annotated[float, msgspec.Meta(ge=0)]]
+
+    def __post_init__(self) -> None:
+        if missing := sorted(set(UNITS) - set(self.usd)):
+            raise ValueError(f"there is no price for {', '.join(missing)}")
+
+
 _MILLION: Final = 1e6
-#: USD for one unit; of a month's first tier, and without what is free.
-PRICES: Final[Mapping[Unit, float]] = {
-    "websocket messages": 1.00 / _MILLION,
-    "websocket minutes": 0.25 / _MILLION,
-    "rest requests": 3.50 / _MILLION,
-    "lambda requests": 0.20 / _MILLION,
-    "lambda GB-seconds": 0.0000133334,
-    "sns fifo publishes": 0.30 / _MILLION,
-    "sns fifo deliveries": 0.01 / _MILLION,
-    "sns publishes": 0.50 / _MILLION,
-    "sqs fifo requests": 0.50 / _MILLION,
-    "sqs requests": 0.40 / _MILLION,
-    "dynamodb reads": 0.125 / _MILLION,
-    "dynamodb writes": 0.625 / _MILLION,
-    "log GB": 0.50,
-    "stored GB": 0.25 + 0.20,
-    "alarms": 0.10,
-    "metrics": 0.30,
-    "secrets": 0.40,
-}
+#: From what was said of those pages. Nobody has paid by it.
+PRICES: Final = PriceList(
+    region="us-east-1",
+    as_of="2026-11",
+    usd={
+        "websocket messages": 1.00 / _MILLION,
+        "websocket minutes": 0.25 / _MILLION,
+        "rest requests": 3.50 / _MILLION,
+        "lambda requests": 0.20 / _MILLION,
+        "lambda GB-seconds": 0.0000133334,
+        "sns fifo publishes": 0.30 / _MILLION,
+        "sns fifo deliveries": 0.01 / _MILLION,
+        "sns publishes": 0.50 / _MILLION,
+        "sqs fifo requests": 0.50 / _MILLION,
+        "sqs requests": 0.40 / _MILLION,
+        "dynamodb reads": 0.125 / _MILLION,
+        "dynamodb writes": 0.625 / _MILLION,
+        "log GB": 0.50,
+        "stored GB": 0.25 + 0.20,
+        "alarms": 0.10,
+        "metrics": 0.30,
+        "secrets": 0.40,
+    },
+)
 
 Counter = Literal[
     "p2p", "a2p", "standard", "with_id", "deliveries", "connects", "connection_hours", "pages", "stored_gb"
@@ -157,15 +173,15 @@ def units_of(counter: Counter) -> dict[Unit, float]:
 
 
 def price_of(counter: Counter) -> float:
-    return sum(amount * PRICES[unit] for unit, amount in units_of(counter).items())
+    return sum(amount * PRICES.usd[unit] for unit, amount in units_of(counter).items())
 
 
-def estimate(counters: Mapping[Counter, float], *, days: float = 30) -> list[Line]:
+def estimate(counters: Mapping[Counter, float], *, days: float = 30, prices: PriceList = PRICES) -> list[Line]:
     """A month of 30 days, from what was counted in so many `days`; dearest first. What is stored is no rate."""
     total: dict[Unit, float] = dict(A_MONTH)
     for counter, count in counters.items():
         month = count if counter == "stored_gb" else count * 30 / days
         for unit, amount in units_of(counter).items():
             total[unit] = total.get(unit, 0.0) + month * amount
-    lines = [Line(unit=unit, amount=amount, usd=amount * PRICES[unit]) for unit, amount in total.items()]
+    lines = [Line(unit=unit, amount=amount, usd=amount * prices.usd[unit]) for unit, amount in total.items()]
     return sorted(lines, key=lambda line: -line.usd)

@@ -1,6 +1,7 @@
 """`tocsin estimate-cost`: what a month on AWS costs, from what was counted.
 
 flags, or CloudWatch's answer (`aws cloudwatch get-metric-data`) -> counters -> aws_costs -> a line for each unit
+ours, or a file -> the price list -> aws_costs
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import msgspec
 import typer
 
 from tocsin.cli import values
-from tocsin.cli.aws_costs import AS_OF, COUNTERS, REGION, Counter, estimate
+from tocsin.cli.aws_costs import COUNTERS, PRICES, Counter, PriceList, estimate
 from tocsin.cli.failure import Failure
 from tocsin.cli.printing import AsJson, print_columns, print_json
 
@@ -26,6 +27,7 @@ class _Answer(msgspec.Struct, rename={"results": "MetricDataResults"}):
 
 
 _answer: Final = msgspec.json.Decoder(_Answer)
+_prices: Final = msgspec.json.Decoder(PriceList)
 
 
 def _count(help: str) -> Any:
@@ -34,6 +36,10 @@ def _count(help: str) -> Any:
 
 Answer = Annotated[
     Path | None, typer.Argument(help="CloudWatch's answer, with a counter's name as each query's Id.", metavar="[FILE]")
+]
+Prices = Annotated[
+    Path | None,
+    typer.Option("--prices", help="A price list in the place of ours, as --json prints it.", metavar="FILE"),
 ]
 Days = Annotated[float, typer.Option(help="In so many days.", parser=values.rate, metavar="NUMBER")]
 
@@ -50,20 +56,23 @@ def estimate_cost(
     pages: Annotated[float | None, _count("Pages of history.")] = None,
     stored_gb: Annotated[float | None, _count("Gigabytes in the tables; no rate.")] = None,
     days: Days = 30.0,
+    prices: Prices = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a month on AWS costs, from what was counted. A price list of AWS's is in it, which may be old."""
+    priced = PRICES if prices is None else read_prices(prices)
     counters = {} if answer is None else read_answer(answer)
     told = (p2p, a2p, standard, with_id, deliveries, connects, connection_hours, pages, stored_gb)
     counters |= {name: count for name, count in zip(COUNTERS, told, strict=True) if count is not None}
-    lines = estimate(counters, days=days)
+    lines = estimate(counters, days=days, prices=priced)
     total = sum(line.usd for line in lines)
     if as_json:
-        print_json({"region": REGION, "pricesAsOf": AS_OF, "usd": round(total, 2), "lines": lines})
+        print_json({"usd": round(total, 2), "lines": lines, "prices": priced})
         return
     rows = [(line.unit, f"{line.amount:,.0f}", f"{line.usd:,.2f}") for line in lines]
     print_columns(("UNIT", "A MONTH", "USD"), [*rows, ("total", "", f"{total:,.2f}")])
-    typer.echo(f"Prices of {REGION} as AWS's pages were quoted in {AS_OF}, without what is free: check them.")
+    whose = "as AWS's pages were quoted in" if prices is None else f"of {prices}, as of"
+    typer.echo(f"Prices of {priced.region} {whose} {priced.as_of}, without what is free: check them.")
 
 
 def read_answer(path: Path) -> dict[Counter, float]:
@@ -78,3 +87,10 @@ def read_answer(path: Path) -> dict[Counter, float]:
     for one in found.results:
         sums[one.id] = sums.get(one.id, 0.0) + sum(one.values)
     return dict(cast(Mapping[Counter, float], sums))
+
+
+def read_prices(path: Path) -> PriceList:
+    try:
+        return _prices.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        raise Failure(f"{path} is no price list: {error}") from None

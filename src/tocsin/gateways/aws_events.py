@@ -15,7 +15,6 @@ Rules:
 Long because AWS's dicts, in and out, are known here and nowhere else.
 """
 
-import re
 from base64 import b64decode
 from calendar import timegm
 from collections.abc import Iterable, Mapping, Sequence
@@ -175,9 +174,19 @@ def _claim(name: str, value: Any) -> object:
         return value
     if name in _TIMES:
         return _seconds(value)
-    if name == _GROUPS:  # "[a b]" or "a,b"
-        return [group for group in re.split(r"[ ,]+", value.removeprefix("[").removesuffix("]")) if group]
+    if name == _GROUPS:
+        return _groups(value)
     return value
+
+
+def _groups(text: str) -> list[str]:
+    """Out of "[a b]", as HTTP APIs write a list, or "a,b", as REST APIs do, which a group with a comma breaks in two.
+
+    No group has a space. (docs/aws-differences.md says what a comma does.)
+    """
+    if text.startswith("[") and text.endswith("]"):
+        return text[1:-1].split()
+    return [group for group in text.split(",") if group]
 
 
 def _seconds(text: str) -> object:

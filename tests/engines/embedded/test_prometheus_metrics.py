@@ -30,6 +30,18 @@ def test_what_was_counted_shows_at_every_scrape_and_counts_once() -> None:
     assert "tocsin_deliveries_total 4.0" in metrics.expose().decode().splitlines()
 
 
+def test_a_distribution_counts_what_is_at_a_bound_below_it_and_what_is_beyond_all_of_them_too() -> None:
+    metrics = PrometheusMetrics()
+    for size in (1, 2, 3, 5000, 5001):
+        metrics.observe("commit_batch_size", size)
+    value = metrics.registry.get_sample_value
+    counts = {
+        le: value("tocsin_commit_batch_size_bucket", {"le": le}) for le in ("1.0", "2.0", "5.0", "5000.0", "+Inf")
+    }
+    assert counts == {"1.0": 1, "2.0": 2, "5.0": 3, "5000.0": 4, "+Inf": 5}
+    assert (value("tocsin_commit_batch_size_count"), value("tocsin_commit_batch_size_sum")) == (5, 10_007)
+
+
 def test_of_what_clients_report_neither_user_nor_dimensions_are_exposed() -> None:
     metrics = PrometheusMetrics()
     for value in (2.5, -1.0):

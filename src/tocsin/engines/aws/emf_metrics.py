@@ -17,8 +17,7 @@ import msgspec
 
 from tocsin import metrics
 from tocsin.clock import Clock
-from tocsin.errors import Refusal
-from tocsin.metrics import CLIENT_METRICS, MAX_CUSTOM_METRICS, ClientMetric
+from tocsin.metrics import CLIENT_METRICS, ClientMetric, CustomNames
 
 Unit = Literal["Count", "Seconds", "Milliseconds", "None"]
 
@@ -66,7 +65,7 @@ class EmfMetrics:
         self._write = write
         #: (dimension, label) -> name -> what it was.
         self._gathered: dict[tuple[str, str], dict[str, _Values]] = {}
-        self._custom: set[str] = set()
+        self._custom = CustomNames()
 
     def count(self, name: metrics.Counter, amount: int = 1, *, label: str = "") -> None:
         unit, dimension = COUNTERS[name]
@@ -86,10 +85,7 @@ class EmfMetrics:
 
     def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
         """Refused whole where one name is one too many."""
-        new = {metric.name for metric in metrics if metric.name not in CLIENT_METRICS} - self._custom
-        if len(self._custom) + len(new) > MAX_CUSTOM_METRICS:
-            raise Refusal("rate_limited", f"There are {MAX_CUSTOM_METRICS} custom metrics already.", retry_after=3600)
-        self._custom |= new
+        self._custom.admit(metrics)
         for metric in metrics:
             unit = CLIENT_UNITS.get(CLIENT_METRICS.get(metric.name, ""), "None")
             self._add("", "", f"client.{metric.name}", unit, metric.value)

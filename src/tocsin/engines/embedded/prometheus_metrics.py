@@ -13,8 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from tocsin import metrics
-from tocsin.errors import Refusal
-from tocsin.metrics import CLIENT_METRICS, MAX_CUSTOM_METRICS, ClientMetric
+from tocsin.metrics import ClientMetric, CustomNames
 
 #: name -> what it says, its label.
 COUNTERS: Final[dict[metrics.Counter, tuple[str, str]]] = {
@@ -79,7 +78,7 @@ class PrometheusMetrics(Collector):
         self.registry.register(self)
         self._client_sums = Counter("tocsin_client", "Sums of what clients reported.", ["name"], registry=self.registry)
         self._client_reports = Counter("tocsin_client_reports", "How often.", ["name"], registry=self.registry)
-        self._custom: set[str] = set()
+        self._custom = CustomNames()
 
     def count(self, name: metrics.Counter, amount: int = 1, *, label: str = "") -> None:
         counts = self._counts[name]
@@ -95,10 +94,7 @@ class PrometheusMetrics(Collector):
 
     def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
         """Refused whole where one name is one too many; dimensions and users never become labels."""
-        new = {metric.name for metric in metrics if metric.name not in CLIENT_METRICS} - self._custom
-        if len(self._custom) + len(new) > MAX_CUSTOM_METRICS:
-            raise Refusal("rate_limited", f"There are {MAX_CUSTOM_METRICS} custom metrics already.", retry_after=3600)
-        self._custom |= new
+        self._custom.admit(metrics)
         for metric in metrics:
             self._client_reports.labels(metric.name).inc()
             if metric.value > 0:
