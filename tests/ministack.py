@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 PROGRAM: Final = Path(sys.prefix).parent / "build" / "ministack" / "bin" / "ministack"
 REGION: Final = "us-east-1"
 THREADS: Final = 16
+#: Tells boto3 where tables are, if not where all the rest is.
+TABLES_URL: Final = "AWS_ENDPOINT_URL_DYNAMODB"
 #: Six times the processor's 60 s, and the storage function's 30 s.
 VISIBILITY: Final = {
     WEBSOCKET_FIFO_QUEUE.name: 360,
@@ -113,17 +115,24 @@ class Services:
 
     def __init__(self) -> None:
         config = Config(max_pool_connections=THREADS, retries={"total_max_attempts": 1, "mode": "standard"})
-        self.dynamodb: DynamoDBClient = boto3.client("dynamodb", config=config)
+        self._dynamodb: defaultdict[str | None, DynamoDBClient] = defaultdict(
+            lambda: boto3.client("dynamodb", config=config)
+        )
         self.sns: SNSClient = boto3.client("sns", config=config)
         self.sqs: SQSClient = boto3.client("sqs", config=config)
         self.threads: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="stage")
+
+    @property
+    def dynamodb(self) -> "DynamoDBClient":
+        """A test may have its tables elsewhere."""
+        return self._dynamodb[os.environ.get(TABLES_URL)]
 
     def at_once(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
         return list(self.threads.map(lambda call: call(), calls))
 
     def close(self) -> None:
         self.threads.shutdown()
-        for client in (self.dynamodb, self.sns, self.sqs):
+        for client in (*self._dynamodb.values(), self.sns, self.sqs):
             client.close()
 
 
@@ -139,10 +148,11 @@ class Stage:
 
     def create(self) -> Self:
         """First what stands alone, then the subscriptions and policies that join it."""
+        dynamodb = self.services.dynamodb  # boto3 makes no clients in several threads at once
         queues = [(queue, name) for queue in QUEUES for name in (queue.name, queue.dead_letters)]
         self.services.at_once(
             [
-                *[lambda table=table: self._create_table(table) for table in TABLES],
+                *[lambda table=table: self._create_table(dynamodb, table) for table in TABLES],
                 *[lambda topic=topic: self._create_topic(topic.name, fifo=topic.fifo) for topic in TOPICS],
                 *[lambda queue=queue, name=name: self._create_queue(queue, name) for queue, name in queues],
             ]
@@ -174,7 +184,7 @@ class Stage:
             values[f"{name}_dlq_url"] = self.queues[queue.dead_letters]
         return AwsSettings(**values | changes)
 
-    def _create_table(self, table: Table) -> None:
+    def _create_table(self, dynamodb: "DynamoDBClient", table: Table) -> None:
         indexes: list[GlobalSecondaryIndexTypeDef] = [
             {
                 "IndexName": index.name,
@@ -184,7 +194,7 @@ class Stage:
             for index in table.indexes
         ]
         optional: dict[str, Any] = {"GlobalSecondaryIndexes": indexes} if indexes else {}
-        dynamodb, name = self.services.dynamodb, self.tables[table.name]
+        name = self.tables[table.name]
         dynamodb.create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",

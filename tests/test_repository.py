@@ -3,6 +3,7 @@
 Words that no file may contain are put together here from parts, since this file is checked, too.
 """
 
+import json
 import re
 import subprocess
 import tomllib
@@ -84,6 +85,15 @@ def test_a_lock_holds_what_the_project_asks_for_and_a_hash_for_all_it_holds(name
     for asked in map(Requirement, LOCKS[name]):
         version, _ = pins[canonicalize_name(asked.name)]
         assert asked.specifier.contains(version, prereleases=True), f"{asked} but {version} is locked: make lock"
+
+
+def test_the_lock_of_what_npm_brings_says_what_and_not_from_where() -> None:
+    folder = ROOT / "requirements" / "dynamodb-local"
+    asked = json.loads((folder / "package.json").read_text())["dependencies"]
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert packages.pop("")["dependencies"] == asked
+    assert {name: packages[f"node_modules/{name}"]["version"] for name in asked} == asked
+    assert all(one["integrity"].startswith("sha512-") and "resolved" not in one for one in packages.values())
 
 
 def test_what_is_served_is_what_was_tested() -> None:

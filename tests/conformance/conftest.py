@@ -10,6 +10,7 @@ from tests.conformance.aws import AwsHarness
 from tests.conformance.embedded import EmbeddedHarness
 from tests.conformance.examples import FEW, Make
 from tests.conformance.harness import Harness
+from tests.dynamodb_local import judges
 from tocsin.engines.file_keys import FileKeys
 
 
@@ -22,7 +23,24 @@ def aws(request: pytest.FixtureRequest, files: FileKeys) -> Make:
     return Make(lambda path: AwsHarness(make_stage(), files), FEW)
 
 
-HARNESSES: Final[Mapping[str, Callable[[pytest.FixtureRequest, FileKeys], Make]]] = {"embedded": embedded, "aws": aws}
+def aws_on_dynamodb_local(request: pytest.FixtureRequest, files: FileKeys) -> Make:
+    request.getfixturevalue("on_dynamodb_local")
+    return aws(request, files)
+
+
+HARNESSES: Final[Mapping[str, Callable[[pytest.FixtureRequest, FileKeys], Make]]] = {
+    "embedded": embedded,
+    "aws": aws,
+    "aws on DynamoDB Local": aws_on_dynamodb_local,
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On each engine; what rests on tables, on DynamoDB Local, too."""
+    if "make_harness" in metafunc.fixturenames:
+        slow = ["aws", "aws on DynamoDB Local"] if judges(metafunc) else ["aws"]
+        params = ["embedded", *[pytest.param(name, marks=pytest.mark.slow) for name in slow]]
+        metafunc.parametrize("make_harness", params, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> FileKeys:
     return FileKeys(tmp_path_factory.mktemp("keys"))
 
 
-@pytest.fixture(scope="session", params=["embedded", pytest.param("aws", marks=pytest.mark.slow)])
+@pytest.fixture
 def make_harness(request: pytest.FixtureRequest, files: FileKeys) -> Make:
     return HARNESSES[request.param](request, files)
 

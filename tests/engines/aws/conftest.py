@@ -1,12 +1,27 @@
-"""The AWS engine on the emulator, peculiarities and all; what every engine promises is in tests/conformance."""
+"""The AWS engine on emulators, peculiarities and all; what every engine promises is in tests/conformance."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from tests.conformance.aws import AwsHarness
+from tests.dynamodb_local import judges
 from tests.ministack import Stage
 from tocsin.engines.file_keys import FileKeys
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What rests on tables runs on DynamoDB Local, too."""
+    if "stage" in metafunc.fixturenames and judges(metafunc):
+        places = {"ministack": "ministack", "on_dynamodb_local": "DynamoDB Local"}
+        metafunc.parametrize("stage", list(places), ids=places.values(), indirect=True)
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, make_stage: Callable[[], Stage]) -> Stage:
+    """Its tables are where the parameter says, if there is one."""
+    request.getfixturevalue(getattr(request, "param", "ministack"))
+    return make_stage()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,15 @@
-"""The stage: what the template makes, in a second and under names of its own."""
+"""The stage: what the template makes, in a second and under names of its own; its tables may stand elsewhere."""
 
 import json
+import socket
 import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.ministack import Stage
+from tests.conformance.aws import AwsHarness
+from tests.dynamodb_local import SUITES, DynamodbLocal
+from tests.ministack import Ministack, Stage
 from tocsin.engines.aws.schema import TABLES
 from tocsin.topology import QUEUES
 
@@ -52,3 +55,20 @@ def test_each_queue_has_its_dead_letters_and_its_filter(stage: Stage) -> None:
             assert json.loads(subscription.get("FilterPolicy", "null")) == (
                 None if queue.channel is None else {"targetChannel": [queue.channel]}
             )
+
+
+async def test_on_dynamodb_local_are_the_tables_and_nothing_else(
+    on_dynamodb_local: None, dynamodb_local: DynamodbLocal, ministack: Ministack, bare: AwsHarness
+) -> None:
+    used = [calls.client.meta.endpoint_url for calls in (bare.aws.dynamodb, bare.aws.sns, bare.aws.sqs)]
+    assert used == [dynamodb_local.url, ministack.url, ministack.url]
+    assert bare.stage.services.dynamodb.meta.endpoint_url == dynamodb_local.url
+
+
+def test_each_suite_that_dynamodb_local_judges_is_there(pytestconfig: pytest.Config) -> None:
+    assert not [suite for suite in SUITES if not (pytestconfig.rootpath / suite).exists()]
+
+
+def test_dynamodb_local_listens_on_one_address_of_this_machine(dynamodb_local: DynamodbLocal) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", dynamodb_local.port))
