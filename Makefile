@@ -51,7 +51,7 @@ format: setup ## Let ruff put the code in its form.
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-mutants: setup ## Break a copy on purpose, one promise at a time, and show the test that goes red.
+mutants: setup system-packages $(MINISTACK)/ministack $(DYNAMODB)/.setup ## Break a copy on purpose, one promise at a time, and show the test that goes red.
 	$(BIN)/python -m tests.guarantees.mutants
 
 bench: setup system-packages ## Measure the scenarios of bench/.
