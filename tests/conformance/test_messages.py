@@ -85,6 +85,43 @@ async def test_pages_by_time_have_each_message_once(bare: Harness, stored: int) 
         assert await walk(bare, ascending=False, limit=limit) == expected[::-1]
 
 
+async def test_a_long_page_is_whole_and_as_long_as_it_may_be(bare: Harness) -> None:
+    expected = await some(bare, 120, stored=70)
+    for ascending in (True, False):
+        page = await by_time(bare, ascending=ascending, limit=110)
+        assert contents(page) == (expected if ascending else expected[::-1])[:110]
+        assert await walk(bare, ascending=ascending, limit=110) == (expected if ascending else expected[::-1])
+    numbered = [number for number in expected if number % 3 != 2]  # type: ignore[operator]
+    page = await bare.engine.messages.by_number("c1", 1, 80, 75)
+    assert (contents(page), page.next) == (numbered[:75], "76")
+    page = await bare.engine.messages.by_number("c1", 76, 80, 75)
+    assert (contents(page), page.next) == (numbered[75:], None)
+
+
+async def test_a_page_of_the_longest_messages_ends_early_and_the_next_goes_on(bare: Harness) -> None:
+    for index in range(70):
+        if index == 40:
+            await bare.settle()
+        await bare.publish("c1", f"{index:03}" + "x" * 120_000)
+    await bare.stored()
+    found: list[bytes] = []
+    while len(found) < 70:
+        page = await bare.engine.messages.by_number("c1", len(found) + 1, 70, 1_000)
+        assert sum(map(len, page.bodies)) < 7 * 1024 * 1024
+        found += page.bodies
+        assert page.next == (str(len(found) + 1) if len(found) < 70 else None)
+    assert [msgspec.json.decode(body)["sequenceNumber"] for body in found] == list(range(1, 71))
+    for ascending in (True, False):
+        seen, after = list[bytes](), None
+        while True:
+            page = await by_time(bare, ascending=ascending, after=after, limit=1_000)
+            assert sum(map(len, page.bodies)) < 7 * 1024 * 1024
+            seen, after = [*seen, *page.bodies], page.next
+            if after is None:
+                break
+        assert seen == (found if ascending else found[::-1])
+
+
 @pytest.mark.parametrize("stored", [0, 7, 20])
 async def test_a_range_of_time_includes_both_its_ends(bare: Harness, stored: int) -> None:
     await some(bare, 20, stored=stored)

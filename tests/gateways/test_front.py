@@ -461,6 +461,35 @@ async def test_a_client_that_takes_no_answer_is_cut_after_30_seconds(
     await eventually(lambda: not front.uvicorn.connections and not front.uvicorn.tasks)
 
 
+async def test_where_answers_that_nobody_takes_have_no_more_room_who_waited_longest_is_cut(
+    start_front: StartFront, connect: Connect
+) -> None:
+    size = 8_000_000
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    front = await start_front(PortSettings(unread=20_000_000), http=answer)
+
+    def waiting() -> int:
+        return sum(http.flow.write_paused for http in front.http_connections())
+
+    peers = [await connect(receive_buffer=4_096) for _ in range(3)]
+    for number, peer in enumerate(peers, 1):
+        await peer.send(GET)
+        await eventually(lambda number=number: waiting() == min(number, 2))  # type: ignore[misc]
+    longest, *others = peers
+    for peer in others:
+        assert len((await peer.response()).body) == size
+    taken = 0
+    with contextlib.suppress(ConnectionResetError):
+        while more := await longest.read():
+            taken += len(more)
+    assert taken < size
+
+
 async def test_an_idle_connection_is_closed(start_front: StartFront, connect: Connect) -> None:
     await start_front(PortSettings(idle_timeout=0.1))
     peer = await connect()

@@ -51,7 +51,16 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        self._port.was_read(self)
         self._port.leave(self._peer)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._port.keep_unread(self, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._port.was_read(self)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()

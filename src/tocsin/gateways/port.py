@@ -41,12 +41,13 @@ class PortSettings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout: float = 10.0
     idle_timeout: float = 75.0
     send_buffer: int = 131_072
+    unread: int = 256 * 1024 * 1024
     backlog: int = 4_096
     websocket: WebSocketSettings = WebSocketSettings()
 
 
 class Arrival(Protocol):
-    """A connection whose head is not whole yet."""
+    """A connection that is no WebSocket, or not yet."""
 
     def sweep(self, now: float) -> None: ...
     def abort(self) -> None: ...
@@ -74,6 +75,8 @@ class Port:
         self.clock: Final = clock
         self.keepalive: Final[Keepalive[WebSocketConnection]] = Keepalive(self.settings.websocket, clock, refused)
         self.arrivals: Final[set[Arrival]] = set()
+        #: Whose answer waits to be taken, and how long it is; who has waited longest is first.
+        self._unread: Final[dict[Arrival, int]] = {}
         self.uvicorn: Final = ServerState()
         self.config: Final = uvicorn.Config(
             http,
@@ -120,6 +123,17 @@ class Port:
         self.addresses.leave(address)
         if not self._open:
             self.empty.set()
+
+    def keep_unread(self, connection: Arrival, size: int) -> None:
+        """Where answers that nobody takes have no more room, who has kept his waiting longest is cut."""
+        self._unread[connection] = size
+        while len(self._unread) > 1 and sum(self._unread.values()) > self.settings.unread:
+            longest = next(iter(self._unread))
+            del self._unread[longest]
+            longest.abort()
+
+    def was_read(self, connection: Arrival) -> None:
+        self._unread.pop(connection, None)
 
     def admit_no_more(self) -> None:
         """Who was accepted but is not here yet comes too late."""

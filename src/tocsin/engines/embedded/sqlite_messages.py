@@ -7,6 +7,8 @@ Rules:
   snapshot, so nothing can be missed between the two, and what stands in both is taken once;
 - who asks for the same numbers while they are being read gets the same page: after a restart all of a chat do, and what
   stands under a number never changes;
+- a page ends where it has PAGE_BYTES, and is read in pieces, so that neither a reader nor who waits for it pays for a
+  thousand of the longest messages at a time;
 - what is past its time is never returned, whether it was deleted or not; `oldest` never falls;
 - deletion goes in slices, and waits an hour where the clock has jumped.
 """
@@ -14,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, cast
 
 import apsw
@@ -35,6 +37,9 @@ NEVER: Final = 1 << 62
 JUMP_MILLISECONDS: Final = 60_000
 JUMP_WAIT_MILLISECONDS: Final = 3_600_000
 EXPIRED_CHATS: Final = 50
+#: Rows of one piece: 6 MiB, were they all of the longest. The default page is one.
+PIECE: Final = 50
+PAGE_BYTES: Final = 4 * 1024 * 1024
 TOMBSTONE_MILLISECONDS: Final = 31 * 86_400_000
 
 Row = tuple[int, int | None, bytes | None]
@@ -116,10 +121,8 @@ class SqliteMessages:
     def _read_numbers(self, chat: Chat, first: int, last: int, limit: int) -> asyncio.Future[Page]:
         parameters: dict[str, apsw.SQLiteValue] = {
             "chat_key": chat.key,
-            "from": first,
             "to": last,
             "first": self._cutoff(),
-            "limit": limit,
         }
         query = QUERY["numbered"]
         if len(chat.unmoved) or chat.key in self._chats.storage_letters:
@@ -133,11 +136,19 @@ class SqliteMessages:
             parameters["tail"] = str(tail[-limit:])
 
         def read(connection: apsw.Connection) -> Page:
-            count, edge, joined = _one(connection, query, parameters)
-            following = None if edge is None or count < limit or edge >= last else str(edge + 1)
-            return Page(bodies=_split(joined), next=following)
+            page = _Gathered(limit)
+            parameters["from"] = first
+            while True:
+                parameters["limit"] = wanted = page.piece
+                count, edge, joined = _one(connection, query, parameters)
+                page.add(joined)
+                if edge is None or count < wanted or edge >= last:
+                    return Page(bodies=page.bodies, next=None)
+                parameters["from"] = edge + 1
+                if page.is_full:
+                    return Page(bodies=page.bodies, next=str(edge + 1))
 
-        return self._reads.run(read)
+        return self._reads.run(_in_one_snapshot(read) if limit > PIECE else read)
 
     async def by_time(
         self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
@@ -153,7 +164,7 @@ class SqliteMessages:
                 high = int(after) - 1
         start = max(self._cutoff(), first or 0)
         end = NEVER if last is None else last
-        parameters: dict[str, apsw.SQLiteValue] = {"first": start, "last": end, "limit": limit + 1}
+        parameters: dict[str, apsw.SQLiteValue] = {"first": start, "last": end}
         merged = len(chat.unmoved) > 0 or chat.key in self._chats.storage_letters
         query = QUERY[("merged_" if merged else "") + ("page_up" if ascending else "page_down")]
         if merged:
@@ -169,25 +180,26 @@ class SqliteMessages:
         # otherwise be looked for row by row.
         seek = first is not None or last is not None or self._is_holding
 
-        def read(connection: apsw.Connection) -> Row:
-            if not seek:
-                return _one(connection, query, parameters)
-            connection.execute("BEGIN")  # one snapshot for the edges and the page
-            try:
+        def read(connection: apsw.Connection) -> Page:
+            if seek:
                 parameters["low"] = _place_at(connection, low, high, start)
                 if last is not None and not merged:
                     parameters["high"] = _place_at(connection, low, high, end + 1) - 1
-                return _one(connection, query, parameters)
-            finally:
-                connection.execute("COMMIT")
+            page = _Gathered(limit)
+            while True:
+                wanted = page.piece
+                parameters["limit"] = wanted + 1
+                count, edge, joined = _one(connection, query, parameters)
+                page.add(joined, at_most=wanted)
+                if count <= wanted:
+                    return Page(bodies=page.bodies, next=None)
+                # One more than asked for was read: there is more, and the last place is that message's.
+                assert edge is not None
+                if page.is_full:
+                    return Page(bodies=page.bodies, next=str(edge - 1 if ascending else edge + 1))
+                parameters["low" if ascending else "high"] = edge
 
-        count, edge, joined = await self._reads.run(read)
-        bodies = _split(joined)
-        if count <= limit:
-            return Page(bodies=bodies, next=None)
-        # One more than asked for was read: there is a next page, and the last place is that message's.
-        assert edge is not None
-        return Page(bodies=bodies[:limit], next=str(edge - 1 if ascending else edge + 1))
+        return await self._reads.run(_in_one_snapshot(read) if seek or limit > PIECE else read)
 
     async def expire(self, now: int, limit: int) -> int:
         if self._has_jumped(now):
@@ -239,6 +251,41 @@ class SqliteMessages:
 
 def _split(joined: bytes | None) -> Sequence[bytes]:
     return joined.split(b"\x1e") if joined else ()
+
+
+class _Gathered:
+    """A page that is being read."""
+
+    __slots__ = ("_limit", "_size", "bodies")
+
+    def __init__(self, limit: int) -> None:
+        self.bodies: list[bytes] = []
+        self._limit = limit
+        self._size = 0
+
+    @property
+    def piece(self) -> int:
+        """How many are to be read next."""
+        return min(PIECE, self._limit - len(self.bodies))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.bodies) == self._limit or self._size >= PAGE_BYTES
+
+    def add(self, joined: bytes | None, *, at_most: int = PIECE) -> None:
+        self.bodies += _split(joined)[:at_most]
+        self._size += len(joined or b"")
+
+
+def _in_one_snapshot(read: Callable[[apsw.Connection], Page]) -> Callable[[apsw.Connection], Page]:
+    def within(connection: apsw.Connection) -> Page:
+        connection.execute("BEGIN")
+        try:
+            return read(connection)
+        finally:
+            connection.execute("COMMIT")
+
+    return within
 
 
 def _one(connection: apsw.Connection, query: str, parameters: Mapping[str, apsw.SQLiteValue]) -> Row:
