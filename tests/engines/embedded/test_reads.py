@@ -1,6 +1,7 @@
 """Queries that come while others run go over together; each has its own outcome."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -44,6 +45,20 @@ async def test_one_who_has_gone_away_disturbs_nobody(reads: Reads) -> None:
     gone.cancel()
     assert await stays == 7
     assert await reads.run(lambda connection: connection.execute("SELECT 8").get) == 8
+
+
+async def test_what_took_long_enough_comes_back_before_the_rest_is_read(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads_module, "BATCH_SECONDS", 0.0)
+    may_go_on = threading.Event()
+    first = reads.run(lambda connection: connection.execute("SELECT 1").get)
+    second = reads.run(lambda connection: may_go_on.wait(10))
+    third = reads.run(lambda connection: connection.execute("SELECT 3").get)
+    assert await first == 1
+    assert not second.done()
+    may_go_on.set()
+    assert (await second, await third) == (True, 3)
 
 
 async def test_beyond_the_bound_they_are_refused(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,14 @@
 """The one reader: queries that arrive while others run go over to its thread together, and come back together.
 
-Rule: one query reads one snapshot; what must agree is asked in one statement.
+Rules:
+- one query reads one snapshot; what must agree is asked in one statement;
+- what was read comes back when that took BATCH_SECONDS, and the rest goes over anew: long pages are not heaped up, and
+  who asked for a short one does not wait for all of them.
 """
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
@@ -17,6 +21,7 @@ T = TypeVar("T")
 
 #: Queries that may wait; more are refused.
 MAX_WAITING: Final = 20_000
+BATCH_SECONDS: Final = 0.005
 
 
 class _Query:
@@ -37,7 +42,9 @@ class Reads:
         self._busy = False
         self._wake = threading.Semaphore(0)
         self._stopping = False
+        #: What the thread has been given, and how many of it have run.
         self._batch: list[_Query] = []
+        self._ran = 0
         self._thread = threading.Thread(target=self._work, name="tocsin-reader", daemon=True)
         self._thread.start()
 
@@ -70,22 +77,27 @@ class Reads:
             self._wake.acquire()
             if self._stopping:
                 return
-            connection = self._folder.reader
+            connection, enough = self._folder.reader, time.monotonic() + BATCH_SECONDS
+            self._ran = 0
             for query in self._batch:
                 try:
                     query.result = query.query(connection)
                 except Exception as error:  # noqa: BLE001 - the query's own caller gets it
                     query.error = error
+                self._ran += 1
+                if time.monotonic() > enough:
+                    break
             self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
-        for query in self._batch:
+        for query in self._batch[: self._ran]:
             if query.done.done():
                 continue
             if query.error is None:
                 query.done.set_result(query.result)
             else:
                 query.done.set_exception(query.error)
+        self._waiting = [*self._batch[self._ran :], *self._waiting]
         self._batch = []
         if self._waiting:
             self._hand_over()
