@@ -11,7 +11,9 @@ Counter = Literal[
     "publishes", "duplicates", "deliveries", "drops", "refusals", "dead_letters", "replays", "connects", "disconnects"
 ]
 Histogram = Literal["accept_to_commit", "commit_to_delivery", "commit_batch_size", "commit_seconds"]
-Gauge = Literal["connections", "subscriptions", "queue_depth", "queue_age", "dead_letters_held", "storage_lag"]
+Gauge = Literal[
+    "connections", "subscriptions", "queue_depth", "queue_age", "dead_letters_held", "storage_lag", "disk_full"
+]
 
 #: Names that clients may report (POST /metrics), with the unit each is taken in; others must begin with `custom.`.
 CLIENT_METRICS: Final = {

@@ -22,6 +22,9 @@ NEXT: Final = "tests/guarantees/test_resume.py::test_who_is_subscribed_hears_wha
 LONG_LOG: Final = "tests/guarantees/test_process.py::test_it_is_back_at_once_with_a_long_unmoved_log"
 REVOCATIONS: Final = "tests/guarantees/test_revocation.py::test_a_hundred_revocations_under_load_hold"
 SLOW_READER: Final = "tests/guarantees/test_slow_reader.py"
+FULL_START: Final = (
+    "tests/guarantees/test_full_disk.py::test_a_start_on_a_full_disk_is_told_and_gets_its_spare_file_back"
+)
 TRIES: Final = "tests/guarantees/test_poison.py::test_tries_are_counted_across_a_crash"
 RETRY: Final = "tests/guarantees/test_poison.py::test_what_a_later_try_delivers_is_heard_once_under_its_number"
 POISON: Final = "tests/guarantees/test_poison.py::test_a_chat_that_is_stuck_holds_up_no_other"
@@ -108,6 +111,12 @@ MUTANTS: Final = [
         file=f"{EMBEDDED}/sqlite_bus.py",
         edits=(('QUERY["unmoved"], (self._storage.cursor,)', 'QUERY["unmoved"], (1 << 60,)'),),
         test=LONG_LOG,
+    ),
+    Mutant(
+        name="a start on a full disk that counts as well",
+        file=f"{EMBEDDED}/group_commit.py",
+        edits=(("if not self._folder.had_room:", "if False:"),),
+        test=FULL_START,
     ),
     Mutant(
         name="dedupe remembered outside the commit",

@@ -46,6 +46,7 @@ GAUGES: Final[dict[metrics.Gauge, tuple[Unit, str]]] = {
     "queue_age": ("Seconds", "queue"),
     "dead_letters_held": ("Count", "queue"),
     "storage_lag": ("Count", ""),
+    "disk_full": ("Count", ""),
 }
 CLIENT_UNITS: Final[dict[str, Unit]] = {"milliseconds": "Milliseconds", "count": "Count"}
 #: What CloudWatch takes of one name in a line.

@@ -61,7 +61,8 @@ class DataFolder:
         except BaseException:
             os.close(self._lock)
             raise
-        self.reserve()
+        #: Whether there was room for the spare file when the folder was opened.
+        self.had_room: Final = self.reserve()
 
     def _open_writer(self, *, create: bool) -> apsw.Connection:
         writer = self._open(create=create)

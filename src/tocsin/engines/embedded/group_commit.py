@@ -9,8 +9,9 @@ Rules:
 - numbers and heads move only when the commit has come back;
 - rows of the log are inserted on the loop's thread (each row costs a turn of the interpreter's lock, and nobody
   else wants it there); jobs and the sync run in a thread of their own, where the lock is free;
-- a full disk is a definite refusal and gives up the spare file; a failed sync is unknown: the store is opened anew
-  before anything else is answered.
+- a full disk is a definite refusal and gives up the spare file, and counts as full until that stands again: without it
+  there is nothing to give up the next time. So a start that can't write it counts as full, too;
+- a failed sync is unknown: the store is opened anew before anything else is answered.
 """
 
 import asyncio
@@ -115,6 +116,8 @@ class GroupCommit:
         self._runner: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        if not self._folder.had_room:
+            self._count_as_full()
         self._runner = asyncio.create_task(self._run(), name="group-commit")
         self._runner.add_done_callback(self._died)
 
@@ -138,10 +141,6 @@ class GroupCommit:
     @property
     def is_running(self) -> bool:
         return self._runner is not None and not self._runner.done()
-
-    @property
-    def is_full(self) -> bool:
-        return self._full_until is not None
 
     def append(self, publications: Sequence[Publication], *, chained: bool = False) -> "asyncio.Future[list[Answer]]":
         """Takes its place in the order at once; the future's answers come when it is durable."""
@@ -283,8 +282,12 @@ class GroupCommit:
             log.error("a commit failed; the store is opened anew", exc_info=error)
             self._folder.reopen()
             return
+        self._count_as_full()
+
+    def _count_as_full(self) -> None:
         if self._full_until is None:
             log.error("the disk is full; publishes are refused until there is room")
+            self._metrics.gauge("disk_full", 1)
             self._folder.release()
         self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS
 
@@ -292,6 +295,7 @@ class GroupCommit:
         if self._full_until is not None and self._clock.monotonic() >= self._full_until:
             if self._folder.reserve():
                 log.warning("there is room on the disk again; publishes are taken")
+                self._metrics.gauge("disk_full", 0)
                 self._full_until = None
             else:
                 self._full_until = self._clock.monotonic() + FULL_RETRY_SECONDS

@@ -42,6 +42,7 @@ GAUGES: Final[dict[metrics.Gauge, tuple[str, str]]] = {
     "queue_age": ("Seconds that a queue's oldest message has waited.", "queue"),
     "dead_letters_held": ("Dead letters, by queue.", "queue"),
     "storage_lag": ("Messages in the log that storage has not moved.", ""),
+    "disk_full": ("1 while publishes are refused because the disk is full.", ""),
 }
 
 
