@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tocsin.errors import Refusal
-from tocsin.gateways.actions import MAX_SYNC, Sync, decode
+from tocsin.gateways.actions import MAX_SYNC, Sync, decode, readable_ids
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,23 @@ def test_of_a_sync_the_chat_at_fault_is_refused_and_the_others_are_not(wrong: st
         ("invalid_argument", "chats.c1", "c1"),
         ("invalid_argument", "chats.not good", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "chat_id"),
+    [
+        (b'{"action":"subscribe","requestId":"r","chatId":"c1","colour":1}', "c1"),
+        (b'{"action":"sendMessage","requestId":"r","messageType":"lifo","payload":{"chatId":"c1"}}', "c1"),
+        (b'{"action":"sendMessage","requestId":"r","payload":{"chatId":"not good"}}', None),
+        (b'{"action":"sendMessage","requestId":"r","payload":[]}', None),
+    ],
+)
+def test_of_what_is_refused_the_chat_is_found_where_the_action_has_it(text: bytes, chat_id: str | None) -> None:
+    assert readable_ids(text) == ("r", chat_id)
+
+
+def test_a_text_so_deep_that_nothing_of_it_can_be_read_is_refused_like_any_other() -> None:
+    text = b'{"action":"ping","requestId":"r","colour":' + b"[" * 60_000 + b"]" * 60_000 + b"}"
+    with pytest.raises(Refusal) as refused:
+        decode(text)
+    assert (refused.value.code, readable_ids(text)) == ("invalid_json", (None, None))

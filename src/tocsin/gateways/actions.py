@@ -6,7 +6,7 @@ import msgspec
 
 from tocsin import strict_json
 from tocsin.errors import Refusal, invalid, no_number
-from tocsin.message import MAX_SEQUENCE, PublishRequest, is_chat_id, is_printable_id
+from tocsin.message import MAX_SEQUENCE, PublishRequest, is_chat_id, is_printable_id, readable_chat
 
 MAX_SYNC: Final = 300
 
@@ -62,6 +62,7 @@ class _Readable(msgspec.Struct):
     action: msgspec.Raw = msgspec.Raw()
     requestId: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the wire's name
     chatId: msgspec.Raw = msgspec.Raw()  # noqa: N815
+    payload: msgspec.Raw = msgspec.Raw()
 
 
 _readable: Final = msgspec.json.Decoder(_Readable)
@@ -116,11 +117,11 @@ def readable_ids(text: bytes) -> tuple[str | None, str | None]:
     try:
         found = _readable.decode(text)
         request_id, chat_id = _text(found.requestId), _text(found.chatId)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None, None
     return (
         request_id if request_id is not None and is_printable_id(request_id) else None,
-        chat_id if chat_id is not None and is_chat_id(chat_id) else None,
+        chat_id if chat_id is not None and is_chat_id(chat_id) else readable_chat(found.payload),
     )
 
 
