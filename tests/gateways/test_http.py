@@ -683,6 +683,7 @@ async def test_odd_times_that_are_times_are_taken(doors: Doors) -> None:
         ("/metrics", {"metrics": [{"name": "unheard-of", "value": 1}]}, "metrics[0].name"),
         ("/tickets", {"chatIds": ["a", "b c"]}, "chatIds[1]"),
         ("/tickets", {"chatIds": ["a"] * 301}, "chatIds"),
+        ("/tickets", {"chatIds": None}, "chatIds"),
         ("/tickets", {"chats": []}, "chats"),
         ("/tickets", [], None),
         ("/publish", [], None),
