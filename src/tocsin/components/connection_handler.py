@@ -121,7 +121,7 @@ class ConnectionHandler:
             raise refusal
 
     async def sync(
-        self, connection_id: str, chats: Mapping[str, int | None | Refusal], epoch: str | None, request_id: str | None
+        self, connection_id: str, chats: Mapping[str, int | Refusal | None], epoch: str | None, request_id: str | None
     ) -> None:
         """One chat after another, as by `subscribe`; one error for each that is refused, or was before it came here."""
         wanted: list[tuple[str, int | None]] = []

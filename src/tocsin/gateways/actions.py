@@ -33,7 +33,7 @@ class Sync(_Action, frozen=True, kw_only=True, tag_field="action", tag="sync"):
     chats: dict[str, msgspec.Raw]
     epoch: str | None = None
 
-    def wanted(self) -> dict[str, int | None | Refusal]:
+    def wanted(self) -> dict[str, int | Refusal | None]:
         """Each chat read by itself: its lastSequence, or why it is refused."""
         return {chat_id: _wanted(chat_id, last_sequence) for chat_id, last_sequence in self.chats.items()}
 
@@ -93,7 +93,7 @@ def _check(action: Action) -> None:
         raise invalid("chats", f"From 1 to {MAX_SYNC} chats are taken at once.")
 
 
-def _wanted(chat_id: str, raw: msgspec.Raw) -> int | None | Refusal:
+def _wanted(chat_id: str, raw: msgspec.Raw) -> int | Refusal | None:
     field = f"chats.{strict_json.shown(chat_id)}"
     if not is_chat_id(chat_id):
         return _no_chat(field)
