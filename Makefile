@@ -35,7 +35,7 @@ run: setup ## Serve on PORT (8080), health and metrics on OPS_PORT (9090), data 
 check: lint ## Lint, type-check and test what needs no other program; under a minute.
 	$(BIN)/pytest -m "not slow"
 
-test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack $(DYNAMODB)/.setup ## Everything that CI runs: check, and the slow tests; 40 minutes at most.
+test: lint lint-deploy system-packages $(FUZZ)/schemathesis $(DEPLOY)/cfn-lint $(MINISTACK)/ministack $(DYNAMODB)/.setup ## Everything that CI runs: check, and the slow tests; about a quarter of an hour.
 	$(BIN)/pytest --session-timeout=3600 --durations=10
 
 lint: setup ## Run ruff, mypy and the import contracts.

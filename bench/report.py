@@ -15,15 +15,15 @@ def number(value: float | None) -> str:
 
 def reached(figure: Figure) -> bool:
     sign, goal = REACH[figure.scenario]
-    return not figure.faults and (figure.value >= goal if sign == "≥" else figure.value <= goal)
+    return figure.counts and (figure.value >= goal if sign == "≥" else figure.value <= goal)
 
 
 def best(figures: list[Figure]) -> list[Figure]:
-    """For each scenario the highest step that was sound; if none was, the last."""
+    """For each scenario the highest step that counts; if none does, the last."""
     found: dict[str, Figure] = {}
     for figure in figures:
         kept = found.get(figure.scenario)
-        if kept is None or kept.faults or (not figure.faults and figure.value > kept.value):
+        if kept is None or not kept.counts or (figure.counts and figure.value > kept.value):
             found[figure.scenario] = figure
     return list(found.values())
 

@@ -37,11 +37,26 @@ class Figure:
     cpu: float = 0
     memory: float = 0
     faults: tuple[str, ...] = ()
+    closed_loop: bool = False
     raw: Result = field(default_factory=dict)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it may be the figure of its scenario: a closed loop shows capacity, and hides who waits."""
+        return not self.faults and not self.closed_loop
 
     @classmethod
     def of(
-        cls, result: Result, timed: str, *, scenario: str, step: str, value: float, unit: str, faults: tuple[str, ...]
+        cls,
+        result: Result,
+        timed: str,
+        *,
+        scenario: str,
+        step: str,
+        value: float,
+        unit: str,
+        faults: tuple[str, ...],
+        closed_loop: bool = False,
     ) -> "Figure":
         """From the generator's `result`, whose latencies of interest are under `timed`."""
         times = result[timed] or {}
@@ -57,6 +72,7 @@ class Figure:
             cpu=result["server_cpu"],
             memory=result["server_mib"],
             faults=faults,
+            closed_loop=closed_loop,
             raw=result,
         )
 
@@ -178,7 +194,16 @@ class Pipeline:
         value = result[counted]
         if self.name == "latency":
             value, unit = timed["p99"], "ms p99"
-        return Figure.of(result, self.of, scenario=self.name, step=step, value=value, unit=unit, faults=faults)
+        return Figure.of(
+            result,
+            self.of,
+            scenario=self.name,
+            step=step,
+            value=value,
+            unit=unit,
+            faults=faults,
+            closed_loop=not rate,
+        )
 
 
 def sum_of_heads(ground: Ground, server: Server, chats: list[str]) -> int:

@@ -29,7 +29,7 @@ from packaging.requirements import Requirement
 from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import connect
 
-from tocsin.cli import run
+from tocsin.cli import run, values
 from tocsin.cli.serve import serve
 from tocsin.engines.embedded.data_folder import DataFolder
 from tocsin.profiles.embedded import Settings
@@ -215,9 +215,10 @@ def eventually(claim: Callable[[], bool]) -> None:
 def test_every_setting_of_the_profile_has_a_flag_with_the_same_default_and_a_variable() -> None:
     flags = inspect.signature(serve).parameters
     settings = {field.name: field.default for field in msgspec.structs.fields(Settings)}
-    assert {
+    defaults = {
         name: () if flag.default is None and settings.get(name) == () else flag.default for name, flag in flags.items()
-    } == settings
+    }
+    assert defaults | {"retention": values.duration(flags["retention"].default)} == settings
     for name, flag in flags.items():
         (option,) = flag.annotation.__metadata__
         assert option.envvar == f"TOCSIN_{name.upper()}"
@@ -346,6 +347,12 @@ def test_a_service_that_does_not_answer_is_a_failure() -> None:
     nowhere = ("--url", "http://127.0.0.1:1/dvl")
     for words in (("history", CHAT), ("tail", CHAT), ("grant", "alice", CHAT, "owner"), ("publish", CHAT, "hi")):
         assert "Connection refused" in complained(1, *words, *nowhere, TOCSIN_TOKEN="a.b.c")
+
+
+def test_the_help_shows_defaults_as_they_would_be_given() -> None:
+    defaults = re.findall(r"\[default: (.+?)\]", said("serve", "--help"))
+    assert {"30d", "0"} <= set(defaults)
+    assert not [default for default in defaults if "(" in default]
 
 
 def test_a_pipe_that_closes_is_no_error(shared: Service) -> None:

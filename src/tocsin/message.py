@@ -154,6 +154,7 @@ def erase(body: bytes) -> bytes:
 
 
 _payload_decoder = msgspec.json.Decoder(Payload)
+_readable_decoder = msgspec.json.Decoder(_StoredPayload)
 #: The envelope around a payload without any of the caller's text, for the largest number there can be.
 _ENVELOPE_BYTES: Final = (
     len(
@@ -190,6 +191,15 @@ def check_publish(request: PublishRequest, sender_id: str, largest: int = MAX_ME
     if size > largest:
         raise Refusal("message_too_large", f"The message as it is delivered has {size} bytes; {largest} are allowed.")
     return payload
+
+
+def readable_chat(payload: bytes | msgspec.Raw) -> str | None:
+    """The chat of a payload, whatever else may be wrong with it; None if no chat can be read."""
+    try:
+        chat_id = _readable_decoder.decode(payload).chat_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return chat_id if is_chat_id(chat_id) else None
 
 
 def publication(

@@ -5,7 +5,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-from tocsin.errors import Refusal
+from tocsin.errors import invalid
 
 Counter = Literal[
     "publishes", "duplicates", "deliveries", "drops", "refusals", "dead_letters", "replays", "connects", "disconnects"
@@ -26,6 +26,8 @@ CLIENT_METRICS: Final = {
     "errors": "count",
 }
 MAX_CUSTOM_METRICS: Final = 100
+#: So that no one user takes them all from the others.
+MAX_CUSTOM_OF_A_USER: Final = 20
 
 
 class ClientMetric(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,17 +39,25 @@ class ClientMetric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CustomNames:
-    """The `custom.*` names that one process has let in: so many, and none after."""
+    """The `custom.*` names that one process has let in: so many, and none after; none is ever given up."""
 
     def __init__(self) -> None:
-        self._names: Final[set[str]] = set()
+        #: name -> the user who brought it in.
+        self._names: Final[dict[str, str]] = {}
 
-    def admit(self, metrics: Iterable[ClientMetric]) -> None:
-        """`rate_limited`, and none of them, where one name is one too many."""
-        new = {metric.name for metric in metrics} - CLIENT_METRICS.keys() - self._names
-        if len(self._names) + len(new) > MAX_CUSTOM_METRICS:
-            raise Refusal("rate_limited", f"There are {MAX_CUSTOM_METRICS} custom metrics already.", retry_after=3600)
-        self._names.update(new)
+    def admit(self, user_id: str, metrics: Iterable[ClientMetric]) -> None:
+        """`invalid_argument`, and none of them, where one name is one too many: to wait would not help."""
+        new = {metric.name for metric in metrics} - CLIENT_METRICS.keys() - self._names.keys()
+        if not new:
+            return
+        known, own = len(self._names), list(self._names.values()).count(user_id)
+        if known + len(new) > MAX_CUSTOM_METRICS or own + len(new) > MAX_CUSTOM_OF_A_USER:
+            raise invalid(
+                "metrics",
+                f"Of {MAX_CUSTOM_METRICS} custom metrics there are {known}, of the {MAX_CUSTOM_OF_A_USER} that you may "
+                f"bring in {own}: {len(new)} new ones are too many.",
+            )
+        self._names.update(dict.fromkeys(new, user_id))
 
 
 class Metrics(Protocol):
@@ -60,5 +70,5 @@ class Metrics(Protocol):
     def gauge(self, name: Gauge, value: float, *, label: str = "") -> None: ...
 
     def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
-        """`rate_limited` where a new `custom.*` name is one too many."""
+        """`invalid_argument` where a new `custom.*` name is one too many."""
         ...

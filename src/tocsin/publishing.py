@@ -16,7 +16,7 @@ from tocsin.clock import Clock
 from tocsin.errors import Refusal, after_refused, forbidden
 from tocsin.failpoints import Failpoints
 from tocsin.identity import Identity
-from tocsin.message import MessageIds, Payload, Publication, PublishRequest, check_publish, publication
+from tocsin.message import MessageIds, Payload, Publication, PublishRequest, check_publish, publication, readable_chat
 from tocsin.metrics import Metrics
 from tocsin.rates import Rates
 from tocsin.roles import Role, may_publish
@@ -72,6 +72,7 @@ class Publishing:
                 try:
                     payload = check_publish(request, identity.user_id, self._largest)
                 except Refusal as fault:
+                    fault.chat_id = readable_chat(request.payload)
                     answers[index] = fault
                 else:
                     checked.append((index, identity, request, payload))

@@ -40,8 +40,26 @@ async def test_one_senders_refusal_holds_back_nobody_not_even_himself(harness: E
         Offer(alice, request(content=3)),
     ]
     answers = await harness.service.p2p_publisher.publish(offers)
-    assert [answer.code for answer in answers if isinstance(answer, Refusal)] == ["idempotency_conflict"]
+    refused = [(answer.code, answer.chat_id) for answer in answers if isinstance(answer, Refusal)]
+    assert refused == [("idempotency_conflict", "c1")]
     assert [row["payload"]["content"] for row in await harness.history("c1")] == [1, 3]
+
+
+async def test_what_is_misshapen_is_refused_with_its_chat_as_far_as_that_can_be_read(harness: EmbeddedHarness) -> None:
+    bodies: list[dict[str, object]] = [
+        {"chatId": "c1", "eventType": "chat"},
+        {"chatId": "c1", "eventType": "", "content": 1},
+        {"chatId": "not good", "eventType": "chat"},
+        {"chatId": 7, "eventType": "chat", "content": 1},
+    ]
+    offers = [Offer(identity("alice"), request(payload=body)) for body in bodies]
+    answers = await harness.service.p2p_publisher.publish(offers)
+    assert [(answer.field, answer.chat_id) for answer in answers if isinstance(answer, Refusal)] == [
+        ("payload.content", "c1"),
+        ("payload.eventType", "c1"),
+        ("payload.content", None),
+        ("payload.chatId", None),
+    ]
 
 
 async def test_a_permission_is_asked_for_at_every_publish(harness: EmbeddedHarness) -> None:

@@ -222,6 +222,13 @@ def test_an_envelope_that_is_not_a_batch_is_refused(body: bytes, code: str) -> N
     assert refused.value.code == code
 
 
+def test_what_an_envelope_has_beside_its_messages_is_named() -> None:
+    for body in (b'{"messages":[{}],"more":1}', b'{"more":1,"messages":[{}]}'):
+        with pytest.raises(Refusal, match=r"This field is not known\.") as refused:
+            batch.split(body)
+        assert refused.value.field == "more"
+
+
 @given(
     st.lists(st.binary(max_size=3).map(lambda b: msgspec.json.encode({"a": b.hex()})), min_size=1, max_size=9),
     st.data(),
@@ -374,7 +381,9 @@ async def test_permissions_are_granted_listed_and_revoked(doors: Doors) -> None:
     assert problem_of(last) == (409, "last_owner", None)
     never = await doors.ask("DELETE", f"/permissions?userId=nobody&chatId={ROOM}")
     assert problem_of(never) == (404, "not_found", None)
-    assert problem_of(await doors.ask("GET", "/permissions?userId=bob", user="alice"))[:2] == (403, "forbidden")
+    others = await doors.ask("GET", "/permissions?userId=bob", user="alice")
+    assert problem_of(others)[:2] == (403, "forbidden")
+    assert "chat" not in str(body_of(others)["message"]), "none was named"
     assert problem_of(await doors.ask("GET", f"/messages?chatId={ROOM}", user="bob"))[:2] == (403, "forbidden")
 
 
@@ -683,6 +692,7 @@ async def test_odd_times_that_are_times_are_taken(doors: Doors) -> None:
         ("/metrics", {"metrics": [{"name": "unheard-of", "value": 1}]}, "metrics[0].name"),
         ("/tickets", {"chatIds": ["a", "b c"]}, "chatIds[1]"),
         ("/tickets", {"chatIds": ["a"] * 301}, "chatIds"),
+        ("/tickets", {"chatIds": None}, "chatIds"),
         ("/tickets", {"chats": []}, "chats"),
         ("/tickets", [], None),
         ("/publish", [], None),

@@ -128,9 +128,8 @@ def serve(
             values.duration,
             "TIME",
             "How long messages can be read: 30d, 12h, 45m, 90s, 500ms.",
-            show_default="30d",
         ),
-    ] = 30 * 86_400_000,
+    ] = cast("int", "30d"),  # parsed like what is given, and shown as it stands
     restored: Annotated[
         bool,
         _setting(
@@ -167,7 +166,6 @@ def serve(
             values.time_limit,
             "TIME",
             "How long a connection may stand without a message either way: 10m; 0: for ever.",
-            show_default="0",
         ),
     ] = 0,
     connection_life: Annotated[
@@ -178,7 +176,6 @@ def serve(
             values.time_limit,
             "TIME",
             "How long a connection may stand at all: 2h; 0: for ever.",
-            show_default="0",
         ),
     ] = 0,
     claim_capacity: Annotated[

@@ -12,7 +12,7 @@ import msgspec
 
 from tocsin.clients import Clients, Connections
 from tocsin.clock import Clock
-from tocsin.errors import forbidden
+from tocsin.errors import Refusal, forbidden
 from tocsin.failpoints import Failpoints
 from tocsin.identity import Identity
 from tocsin.roles import RANK, Role, is_inbox_of
@@ -66,7 +66,9 @@ class ChatPermission:
         """Own rows; a chat's for its owners and admins; all for a service. Both ids: that one row."""
         service = SERVICE in actor.scopes
         if not service and user_id != actor.user_id:
-            (role,) = await self._permissions.roles([(actor.user_id, chat_id)]) if chat_id is not None else (None,)
+            if chat_id is None:
+                raise Refusal("forbidden", "You are not allowed to see what another user may do.")
+            (role,) = await self._permissions.roles([(actor.user_id, chat_id)])
             if role is None or RANK[role] < RANK["admin"]:
                 raise forbidden()
         if user_id is not None and chat_id is not None:

@@ -121,11 +121,16 @@ class ConnectionHandler:
             raise refusal
 
     async def sync(
-        self, connection_id: str, chats: Mapping[str, int | None], epoch: str | None, request_id: str | None
+        self, connection_id: str, chats: Mapping[str, int | Refusal | None], epoch: str | None, request_id: str | None
     ) -> None:
-        """One chat after another, as by `subscribe`; one error for each that is refused."""
-        wanted, together = list(chats.items()), self._limits.together
-        budget = _Budget(self._limits)
+        """One chat after another, as by `subscribe`; one error for each that is refused, or was before it came here."""
+        wanted: list[tuple[str, int | None]] = []
+        for chat_id, last_sequence in chats.items():
+            if isinstance(last_sequence, Refusal):
+                await self._clients.send(connection_id, [error_frame(last_sequence, connection_id, request_id)])
+            else:
+                wanted.append((chat_id, last_sequence))
+        budget, together = _Budget(self._limits), self._limits.together
         for at in range(0, len(wanted), together):
             if not self._limits.shared:
                 budget = _Budget(self._limits)

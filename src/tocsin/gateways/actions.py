@@ -6,7 +6,7 @@ import msgspec
 
 from tocsin import strict_json
 from tocsin.errors import Refusal, invalid, no_number
-from tocsin.message import MAX_SEQUENCE, PublishRequest, is_chat_id, is_printable_id
+from tocsin.message import MAX_SEQUENCE, PublishRequest, is_chat_id, is_printable_id, readable_chat
 
 MAX_SYNC: Final = 300
 
@@ -30,8 +30,12 @@ class Unsubscribe(_Action, frozen=True, kw_only=True, tag_field="action", tag="u
 
 
 class Sync(_Action, frozen=True, kw_only=True, tag_field="action", tag="sync"):
-    chats: dict[str, int | None]
+    chats: dict[str, msgspec.Raw]
     epoch: str | None = None
+
+    def wanted(self) -> dict[str, int | Refusal | None]:
+        """Each chat read by itself: its lastSequence, or why it is refused."""
+        return {chat_id: _wanted(chat_id, last_sequence) for chat_id, last_sequence in self.chats.items()}
 
 
 class RefreshToken(_Action, frozen=True, kw_only=True, tag_field="action", tag="refreshToken"):
@@ -49,6 +53,7 @@ Action = SendMessage | Subscribe | Unsubscribe | Sync | RefreshToken | Ping
 NAMES: Final = ("sendMessage", "subscribe", "unsubscribe", "sync", "refreshToken", "ping")
 
 _decoder: Final[msgspec.json.Decoder[Action]] = msgspec.json.Decoder(Action)
+_sequence: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | None)
 
 
 class _Readable(msgspec.Struct):
@@ -57,6 +62,7 @@ class _Readable(msgspec.Struct):
     action: msgspec.Raw = msgspec.Raw()
     requestId: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the wire's name
     chatId: msgspec.Raw = msgspec.Raw()  # noqa: N815
+    payload: msgspec.Raw = msgspec.Raw()
 
 
 _readable: Final = msgspec.json.Decoder(_Readable)
@@ -78,26 +84,32 @@ def decode(text: bytes) -> Action:
 
 
 def _check(action: Action) -> None:
-    if isinstance(action, Subscribe | Unsubscribe):
-        _check_chat(action.chat_id, "chatId")
+    if isinstance(action, Subscribe | Unsubscribe) and not is_chat_id(action.chat_id):
+        raise _no_chat("chatId")
     if isinstance(action, Subscribe):
-        _check_sequence(action.last_sequence, "lastSequence")
-    elif isinstance(action, Sync):
-        if not 1 <= len(action.chats) <= MAX_SYNC:
-            raise invalid("chats", f"From 1 to {MAX_SYNC} chats are taken at once.")
-        for chat_id, last_sequence in action.chats.items():
-            _check_chat(chat_id, f"chats.{strict_json.shown(chat_id)}")
-            _check_sequence(last_sequence, f"chats.{chat_id}")
+        if action.last_sequence is not None and not 0 <= action.last_sequence <= MAX_SEQUENCE:
+            raise no_number("lastSequence", 0, MAX_SEQUENCE)
+    elif isinstance(action, Sync) and not 1 <= len(action.chats) <= MAX_SYNC:
+        raise invalid("chats", f"From 1 to {MAX_SYNC} chats are taken at once.")
 
 
-def _check_chat(chat_id: str, field: str) -> None:
+def _wanted(chat_id: str, raw: msgspec.Raw) -> int | Refusal | None:
+    field = f"chats.{strict_json.shown(chat_id)}"
     if not is_chat_id(chat_id):
-        raise invalid(field, "A chatId is 1 to 128 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
+        return _no_chat(field)
+    try:
+        last_sequence = _sequence.decode(raw)
+    except msgspec.ValidationError:
+        last_sequence = -1
+    if last_sequence is None or 0 <= last_sequence <= MAX_SEQUENCE:
+        return last_sequence
+    refusal = no_number(field, 0, MAX_SEQUENCE)
+    refusal.chat_id = chat_id
+    return refusal
 
 
-def _check_sequence(last_sequence: int | None, field: str) -> None:
-    if last_sequence is not None and not 0 <= last_sequence <= MAX_SEQUENCE:
-        raise no_number(field, 0, MAX_SEQUENCE)
+def _no_chat(field: str) -> Refusal:
+    return invalid(field, "A chatId is 1 to 128 of the characters A-Z a-z 0-9 . _ : @ | + = ~ -")
 
 
 def readable_ids(text: bytes) -> tuple[str | None, str | None]:
@@ -105,11 +117,11 @@ def readable_ids(text: bytes) -> tuple[str | None, str | None]:
     try:
         found = _readable.decode(text)
         request_id, chat_id = _text(found.requestId), _text(found.chatId)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None, None
     return (
         request_id if request_id is not None and is_printable_id(request_id) else None,
-        chat_id if chat_id is not None and is_chat_id(chat_id) else None,
+        chat_id if chat_id is not None and is_chat_id(chat_id) else readable_chat(found.payload),
     )
 
 

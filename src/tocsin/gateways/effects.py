@@ -30,7 +30,7 @@ async def carry_out(handler: ConnectionHandler, connection_id: str, identity: Id
             case Unsubscribe():
                 await handler.unsubscribe(connection_id, action.chat_id, request_id)
             case Sync():
-                await handler.sync(connection_id, action.chats, action.epoch, request_id)
+                await handler.sync(connection_id, action.wanted(), action.epoch, request_id)
             case RefreshToken():
                 return await handler.refresh_token(connection_id, identity, action.token, request_id)
             case Ping():

@@ -242,8 +242,8 @@ class HttpApi:
     async def _offer_ticket(self, identity: Identity, request: Request) -> Answer:
         body = await request.json_body(MAX_MESSAGE_BYTES)
         request.refuse_query()
-        chat_ids = strict_json.decode(body, _ticket_body).chat_ids if body else None
-        chosen = None if chat_ids is None else frozenset(chat_ids)
+        chat_ids = strict_json.decode(body, _ticket_body).chat_ids if body else msgspec.UNSET
+        chosen = None if chat_ids is msgspec.UNSET else frozenset(chat_ids)
         ticket = await self._service.chat_permission.offer_ticket(identity, chosen)
         return answer_json(records.Ticket(ticket=ticket, expires_in=TICKET_SECONDS))
 

@@ -171,9 +171,9 @@ class MetricReport(_Asked, frozen=True, kw_only=True):
 
 
 class TicketRequest(_Asked, frozen=True, kw_only=True):
-    """`chatIds` limits what the connection may subscribe and publish to."""
+    """`chatIds` limits what the connection may subscribe and publish to; null is refused, lest a mistake widen it."""
 
-    chat_ids: Annotated[list[ChatId], Meta(max_length=MAX_TICKET_CHATS)] | None = None
+    chat_ids: Annotated[list[ChatId], Meta(max_length=MAX_TICKET_CHATS)] | UnsetType = UNSET
 
 
 class Ticket(_Given, frozen=True, kw_only=True):

@@ -86,7 +86,7 @@ class EmfMetrics:
 
     def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
         """Refused whole where one name is one too many."""
-        self._custom.admit(metrics)
+        self._custom.admit(user_id, metrics)
         for metric in metrics:
             unit = CLIENT_UNITS.get(CLIENT_METRICS.get(metric.name, ""), "None")
             self._add("", "", f"client.{metric.name}", unit, metric.value)

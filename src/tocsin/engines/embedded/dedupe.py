@@ -75,6 +75,7 @@ class Claims:
                     "idempotency_conflict",
                     "This id was used for another message within the last minutes.",
                     field="messageDeduplicationId",
+                    chat_id=publication.chat_id,
                 )
             return Receipt(message_id=found.message_id, timestamp=found.timestamp, duplicate=True)
         first_kept = now // MINUTE - KEPT + 1

@@ -95,7 +95,7 @@ class PrometheusMetrics(Collector):
 
     def client_reported(self, user_id: str, metrics: list[ClientMetric]) -> None:
         """Refused whole where one name is one too many; dimensions and users never become labels."""
-        self._custom.admit(metrics)
+        self._custom.admit(user_id, metrics)
         for metric in metrics:
             self._client_reports.labels(metric.name).inc()
             if metric.value > 0:
