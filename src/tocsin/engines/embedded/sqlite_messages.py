@@ -7,8 +7,7 @@ Rules:
   snapshot, so nothing can be missed between the two, and what stands in both is taken once;
 - who asks for the same numbers while they are being read gets the same page: after a restart all of a chat do, and what
   stands under a number never changes;
-- a page ends where it has PAGE_BYTES, and is read in pieces, so that neither a reader nor who waits for it pays for a
-  thousand of the longest messages at a time;
+- a page is read in pieces, and ends where it has enough (gathered_page.py);
 - what is past its time is never returned, whether it was deleted or not; `oldest` never falls;
 - deletion goes in slices, and waits an hour where the clock has jumped.
 """
@@ -16,13 +15,14 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, cast
 
 import apsw
 
 from tocsin.clock import Clock
 from tocsin.engines.embedded.chats import ORDINAL_BITS, ORDINAL_MASK, Chat, Chats
+from tocsin.engines.embedded.gathered_page import PIECE, GatheredPage, in_one_snapshot
 from tocsin.engines.embedded.group_commit import GroupCommit
 from tocsin.engines.embedded.reads import Reads
 from tocsin.engines.embedded.sql import QUERY
@@ -37,9 +37,6 @@ NEVER: Final = 1 << 62
 JUMP_MILLISECONDS: Final = 60_000
 JUMP_WAIT_MILLISECONDS: Final = 3_600_000
 EXPIRED_CHATS: Final = 50
-#: Rows of one piece: 6 MiB, were they all of the longest. The default page is one.
-PIECE: Final = 50
-PAGE_BYTES: Final = 4 * 1024 * 1024
 TOMBSTONE_MILLISECONDS: Final = 31 * 86_400_000
 
 Row = tuple[int, int | None, bytes | None]
@@ -136,7 +133,7 @@ class SqliteMessages:
             parameters["tail"] = str(tail[-limit:])
 
         def read(connection: apsw.Connection) -> Page:
-            page = _Gathered(limit)
+            page = GatheredPage(limit)
             parameters["from"] = first
             while True:
                 parameters["limit"] = wanted = page.piece
@@ -148,7 +145,7 @@ class SqliteMessages:
                 if page.is_full:
                     return Page(bodies=page.bodies, next=str(edge + 1))
 
-        return self._reads.run(_in_one_snapshot(read) if limit > PIECE else read)
+        return self._reads.run(in_one_snapshot(read) if limit > PIECE else read)
 
     async def by_time(
         self, chat_id: str, first: int | None, last: int | None, *, ascending: bool, after: str | None, limit: int
@@ -185,7 +182,7 @@ class SqliteMessages:
                 parameters["low"] = _place_at(connection, low, high, start)
                 if last is not None and not merged:
                     parameters["high"] = _place_at(connection, low, high, end + 1) - 1
-            page = _Gathered(limit)
+            page = GatheredPage(limit)
             while True:
                 wanted = page.piece
                 parameters["limit"] = wanted + 1
@@ -199,7 +196,7 @@ class SqliteMessages:
                     return Page(bodies=page.bodies, next=str(edge - 1 if ascending else edge + 1))
                 parameters["low" if ascending else "high"] = edge
 
-        return await self._reads.run(_in_one_snapshot(read) if seek or limit > PIECE else read)
+        return await self._reads.run(in_one_snapshot(read) if seek or limit > PIECE else read)
 
     async def expire(self, now: int, limit: int) -> int:
         if self._has_jumped(now):
@@ -247,45 +244,6 @@ class SqliteMessages:
         oldest, oldest_at = found or tail or (head + 1, None)
         if oldest >= chat.oldest:
             chat.oldest, chat.oldest_at = oldest, oldest_at
-
-
-def _split(joined: bytes | None) -> Sequence[bytes]:
-    return joined.split(b"\x1e") if joined else ()
-
-
-class _Gathered:
-    """A page that is being read."""
-
-    __slots__ = ("_limit", "_size", "bodies")
-
-    def __init__(self, limit: int) -> None:
-        self.bodies: list[bytes] = []
-        self._limit = limit
-        self._size = 0
-
-    @property
-    def piece(self) -> int:
-        """How many are to be read next."""
-        return min(PIECE, self._limit - len(self.bodies))
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.bodies) == self._limit or self._size >= PAGE_BYTES
-
-    def add(self, joined: bytes | None, *, at_most: int = PIECE) -> None:
-        self.bodies += _split(joined)[:at_most]
-        self._size += len(joined or b"")
-
-
-def _in_one_snapshot(read: Callable[[apsw.Connection], Page]) -> Callable[[apsw.Connection], Page]:
-    def within(connection: apsw.Connection) -> Page:
-        connection.execute("BEGIN")
-        try:
-            return read(connection)
-        finally:
-            connection.execute("COMMIT")
-
-    return within
 
 
 def _one(connection: apsw.Connection, query: str, parameters: Mapping[str, apsw.SQLiteValue]) -> Row:
