@@ -22,7 +22,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from deploy.aws.identity import ACCESS_SCOPES
-from deploy.aws.log_groups import REST, access_log, line
+from deploy.aws.log_groups import REST, access_log, execution_log, line
 from deploy.aws.settings import Settings
 from deploy.aws.websocket_api import STAGE
 from tocsin.errors import STATUS
@@ -96,6 +96,9 @@ class RestApi(Construct):
             ),
         )
         self.api.node.try_remove_child("Endpoint")  # an output that domain.py may contradict
+        self.api.deployment_stage.node.add_dependency(
+            execution_log(self, settings, f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{STAGE}")
+        )
         self._serve(pool, functions)
         for answer in GATEWAY_ANSWERS:
             self._answer(answer)
