@@ -179,6 +179,12 @@ async def a_sync_replays(stage: Stage) -> bool:
     return await stage.answers("subscribed", action="sync", chats={stage.chat: 0})
 
 
+@probes(("connection-handler", "NoteOldestAndEpoch"))
+async def a_sync_notes_the_oldest_number(stage: Stage) -> bool:
+    forget_oldest(stage)
+    return await a_sync_replays(stage)
+
+
 @probes(("connection-handler", "ReadTable"))
 async def a_sync_replays_while_the_index_lags(stage: Stage) -> bool:
     with failing("connection-handler", "index.lag=raise"):
@@ -303,6 +309,12 @@ async def history_is_read_by_number(stage: Stage) -> bool:
     return stage.as_alice("GET", f"/messages?chatId={stage.chat}&fromSequence=1")[0] == 200
 
 
+@probes(("message-retrieval", "NoteOldestAndEpoch"))
+async def a_reader_notes_the_oldest_number(stage: Stage) -> bool:
+    forget_oldest(stage)
+    return await history_is_read_by_time(stage)
+
+
 @probes(("message-retrieval", "ReadCursorKey"))
 async def a_new_process_has_the_key_of_cursors(stage: Stage) -> bool:
     with failing("message-retrieval", ""):
@@ -329,6 +341,7 @@ async def a_chats_roles_are_listed(stage: Stage) -> bool:
 @probes(
     ("chat-permission", "EndSubscriptions"),
     ("chat-permission", "ReadHeads"),
+    ("chat-permission", "NoteOldestAndEpoch"),
     ("chat-permission", "ReadIndex"),
     ("chat-permission", "PostToConnections"),
 )
