@@ -50,6 +50,8 @@ GATEWAY_ANSWERS: Final = (
     GatewayAnswer("EXPIRED_TOKEN", "token_expired", "The token has expired."),
     GatewayAnswer("ACCESS_DENIED", "forbidden", "This is not allowed."),
     GatewayAnswer("MISSING_AUTHENTICATION_TOKEN", "not_found", "There is nothing here."),
+    # A bearer token where no route is: read as AWS's own signature, and as a bad one.
+    GatewayAnswer("INVALID_SIGNATURE", "not_found", "There is nothing here."),
     GatewayAnswer("RESOURCE_NOT_FOUND", "not_found", "There is nothing here."),
     GatewayAnswer("REQUEST_TOO_LARGE", "message_too_large", "The body is too large."),
     GatewayAnswer("UNSUPPORTED_MEDIA_TYPE", "unsupported_media_type", "The body must be application/json."),
