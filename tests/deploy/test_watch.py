@@ -91,16 +91,20 @@ def test_what_functions_log_is_json_and_has_its_fields(plain: Assembly) -> None:
     assert set(logging) == {"JSON"}
 
 
-def test_tables_that_refuse_are_alarms(plain: Assembly) -> None:
-    asked: dict[str, set[str]] = {}
+def test_tables_and_indexes_that_refuse_are_alarms(plain: Assembly) -> None:
+    """An index counts by itself, under its own name and its table's."""
+    asked: dict[str, set[tuple[str, ...]]] = {}
     for alarm in plain.of("AWS::CloudWatch::Alarm"):
-        for each in alarm.properties.get("Metrics", []):
-            if "MetricStat" in each:
-                metric = each["MetricStat"]["Metric"]
-                (dimension,) = metric["Dimensions"]
-                asked.setdefault(metric["MetricName"], set()).add(dimension["Value"])
-    names = {table.name for table in TABLES}
-    assert asked == {"ReadThrottleEvents": names, "WriteThrottleEvents": names}
+        metrics = [each["MetricStat"]["Metric"] for each in alarm.properties.get("Metrics", []) if "MetricStat" in each]
+        assert len(metrics) <= 10, "CloudWatch takes no more in one alarm"
+        for metric in metrics:
+            dimensions = {each["Name"]: each["Value"] for each in metric["Dimensions"]}
+            place = (dimensions.pop("TableName"), *dimensions.values())
+            assert set(dimensions) <= {"GlobalSecondaryIndexName"}
+            asked.setdefault(metric["MetricName"], set()).add(place)
+    places: set[tuple[str, ...]] = {(table.name,) for table in TABLES}
+    places |= {(table.name, index.name) for table in TABLES for index in table.indexes}
+    assert asked == {"ReadThrottleEvents": places, "WriteThrottleEvents": places}
 
 
 def test_the_metrics_of_a_websocket_stage_are_asked_for_as_they_are_counted(plain: Assembly) -> None:
