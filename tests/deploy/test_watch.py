@@ -9,7 +9,8 @@ import pytest
 from deploy.aws.assembly import Assembly
 from deploy.aws.functions import FUNCTIONS
 from tests.deploy.views import subscriptions
-from tests.test_docs import table
+from tests.test_docs import ROOT, table
+from tocsin.cli.aws_costs import A_MONTH
 from tocsin.engines.aws.schema import TABLES
 from tocsin.gateways.aws_routes import AUTHORIZER
 
@@ -105,6 +106,20 @@ def test_tables_and_indexes_that_refuse_are_alarms(plain: Assembly) -> None:
     places: set[tuple[str, ...]] = {(table.name,) for table in TABLES}
     places |= {(table.name, index.name) for table in TABLES for index in table.indexes}
     assert asked == {"ReadThrottleEvents": places, "WriteThrottleEvents": places}
+
+
+def test_what_watching_costs_is_counted(plain: Assembly) -> None:
+    """An alarm is charged for each metric that it looks at; what is computed of them is none."""
+    watching = plain.of("AWS::CloudWatch::Alarm")
+    looked_at = 0
+    for alarm in watching:
+        assert alarm.properties.get("Period", 300) >= 60, "more often is dearer"
+        looked_at += sum("MetricStat" in each for each in alarm.properties.get("Metrics", [{"MetricStat": {}}]))
+    assert A_MONTH["alarm metrics"] == looked_at
+    assert A_MONTH["dashboards"] == len(plain.of("AWS::CloudWatch::Dashboard"))
+    said = f"{len(watching)} alarms that look at {looked_at} metrics"
+    for page in ("aws-costs.md", "aws-deployment-checklist.md"):
+        assert said in (ROOT / "docs" / page).read_text()
 
 
 def test_the_metrics_of_a_websocket_stage_are_asked_for_as_they_are_counted(plain: Assembly) -> None:
