@@ -31,7 +31,7 @@ def test_what_is_counted_in_a_week_is_more_in_a_month_but_what_is_stored_is_not(
     empty = {line.unit: line.amount for line in estimate({})}
     assert week["dynamodb writes"] == pytest.approx(6 * 30)
     assert week["stored GB"] == 5
-    assert week["alarms"] == empty["alarms"]
+    assert week["alarm metrics"] == empty["alarm metrics"]
 
 
 def test_cloudwatchs_own_answer_is_read_and_a_flag_counts_before_it(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_a_price_list_that_is_handed_in_counts_in_the_place_of_ours(tmp_path: Pa
     theirs = msgspec.json.decode(said("estimate-cost", "--prices", path, "--json"))
     assert theirs["usd"] == pytest.approx(3 * ours["usd"], abs=0.02)
     assert f"Prices of eu-west-1 of {path}, as of 2027-01" in said("estimate-cost", "--prices", path)
-    del dearer["alarms"]
+    del dearer["alarm metrics"]
     path.write_bytes(msgspec.json.encode({"region": "eu-west-1", "asOf": "2027-01", "usd": dearer}))
-    assert "there is no price for alarms" in complained(1, "estimate-cost", "--prices", path)
+    assert "there is no price for alarm metrics" in complained(1, "estimate-cost", "--prices", path)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from deploy.aws.bus import Bus
-from deploy.aws.functions import FUNCTIONS, STORAGE_CONCURRENCY, Function
+from deploy.aws.functions import FUNCTIONS, STORAGE_CONCURRENCY, Allow, Function
 from deploy.aws.log_groups import log_group
 from deploy.aws.settings import Settings
 from tocsin.engines.aws.settings import ENVIRONMENT
@@ -77,23 +77,29 @@ class Compute(Construct):
         )
 
     def _role(self, place: Construct, function: Function, log: logs.LogGroup) -> iam.Role:
-        allows = [
-            ("WriteLogs", ["logs:CreateLogStream", "logs:PutLogEvents"], [log.log_group_arn]),
-            *(
-                (each.sid, list(each.actions), [self._arn(resource) for resource in each.on])
-                for each in function.allows
+        statements = [
+            iam.PolicyStatement(
+                sid="WriteLogs", actions=["logs:CreateLogStream", "logs:PutLogEvents"], resources=[log.log_group_arn]
             ),
+            *map(self._statement, function.allows),
         ]
         if self._settings.xray:  # AWS knows no resources here
-            allows.append(("Trace", ["xray:PutTraceSegments", "xray:PutTelemetryRecords"], ["*"]))
-        statements = [
-            iam.PolicyStatement(sid=sid, actions=actions, resources=resources) for sid, actions, resources in allows
-        ]
+            traces = ["xray:PutTraceSegments", "xray:PutTelemetryRecords"]
+            statements.append(iam.PolicyStatement(sid="Trace", actions=traces, resources=["*"]))
         return iam.Role(
             place,
             "Role",
             assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
             inline_policies={"Allows": iam.PolicyDocument(statements=statements, minimize=False)},
+        )
+
+    def _statement(self, allow: Allow) -> iam.PolicyStatement:
+        leading = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(allow.keys)}}
+        return iam.PolicyStatement(
+            sid=allow.sid,
+            actions=list(allow.actions),
+            resources=[self._arn(resource) for resource in allow.on],
+            conditions=leading if allow.keys else None,
         )
 
     def _arn(self, resource: str) -> str:

@@ -15,7 +15,9 @@ from tocsin.engines.aws import settings
 from tocsin.engines.aws.schema import (
     CLAIM_TABLE,
     CONNECTION_TABLE,
+    EPOCH,
     MESSAGE_STORAGE_TABLE,
+    OLDEST,
     PERMISSIONS_TABLE,
     SEQUENCE_INDEX,
     SEQUENCE_TABLE,
@@ -36,11 +38,15 @@ STORAGE_CONCURRENCY: Final = 5
 
 
 class Allow(msgspec.Struct, frozen=True):
-    """One statement of a role. `on` are resources in the form kind/name (compute.py makes ARNs of them)."""
+    """One statement of a role. `on` are resources in the form kind/name (compute.py makes ARNs of them).
+
+    With `keys`, only rows with such a partition key; `*` stands for anything.
+    """
 
     sid: str
     actions: tuple[str, ...]
     on: tuple[str, ...]
+    keys: tuple[str, ...] = ()
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +60,9 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     allows: tuple[Allow, ...] = ()
 
 
-def _dynamodb(sid: str, actions: str, table: Table, index: str | None = None) -> Allow:
+def _dynamodb(sid: str, actions: str, table: Table, index: str | None = None, keys: tuple[str, ...] = ()) -> Allow:
     resource = f"table/{table.name}" if index is None else f"table/{table.name}/index/{index}"
-    return Allow(sid, tuple(f"dynamodb:{action}" for action in actions.split()), (resource,))
+    return Allow(sid, tuple(f"dynamodb:{action}" for action in actions.split()), (resource,), keys)
 
 
 def _consumes(*queues: Queue) -> tuple[Allow, Allow]:
@@ -81,9 +87,11 @@ _PUBLISH: Final = (
     Allow("Publish", ("sns:Publish",), tuple(f"topic/{topic.name}" for topic in TOPICS)),
     _dynamodb("ClaimIds", "GetItem PutItem UpdateItem", CLAIM_TABLE),
 )
-#: A chat's head comes with its oldest number; where that is not known it is looked for among the messages.
+#: A chat's head comes with its oldest number; where that is not known it is looked for among the messages, and noted.
+#: The first to ask begins the epoch. The counter itself is the processor's alone.
 _READ_HEADS: Final = (
-    _dynamodb("ReadHeads", "BatchGetItem GetItem PutItem UpdateItem", SEQUENCE_TABLE),
+    _dynamodb("ReadHeads", "BatchGetItem GetItem", SEQUENCE_TABLE),
+    _dynamodb("NoteOldestAndEpoch", "PutItem", SEQUENCE_TABLE, keys=(EPOCH, f"{OLDEST}*")),
     _dynamodb("ReadTable", "Query", MESSAGE_STORAGE_TABLE),
     _dynamodb("ReadIndex", "Query", MESSAGE_STORAGE_TABLE, SEQUENCE_INDEX),
 )

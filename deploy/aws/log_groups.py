@@ -1,7 +1,8 @@
-"""What is written down: a log group for each function and each door, and what API Gateway logs of a request.
+"""What is written down: a log group for each function, two for each door, and what API Gateway logs of a request.
 
 Rules:
-- every group is made here, with an end to what it keeps, and goes when its stack goes;
+- every group is made here, with an end to what it keeps, and goes when its stack goes. That of a door's execution log
+  has the name that API Gateway knows and is there before the stage, or API Gateway would make one that never ends;
 - no variable of API Gateway that holds a query string, a header or a body: a token may be in each.
 """
 
@@ -57,6 +58,10 @@ def log_group(scope: Construct, settings: Settings, name: str) -> logs.LogGroup:
 def access_log(scope: Construct, settings: Settings, door: str) -> logs.LogGroup:
     """Below /aws/vendedlogs/, where AWS's own permission to write does not grow with each group."""
     return log_group(scope, settings, f"/aws/vendedlogs/{settings.named('tocsin')}/{door}")
+
+
+def execution_log(scope: Construct, settings: Settings, name: str) -> logs.LogGroup:
+    return log_group(Construct(scope, "Execution"), settings, name)
 
 
 def line(fields: Mapping[str, str]) -> str:

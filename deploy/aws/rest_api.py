@@ -22,7 +22,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from deploy.aws.identity import ACCESS_SCOPES
-from deploy.aws.log_groups import REST, access_log, line
+from deploy.aws.log_groups import REST, access_log, execution_log, line
 from deploy.aws.settings import Settings
 from deploy.aws.websocket_api import STAGE
 from tocsin.errors import STATUS
@@ -50,6 +50,8 @@ GATEWAY_ANSWERS: Final = (
     GatewayAnswer("EXPIRED_TOKEN", "token_expired", "The token has expired."),
     GatewayAnswer("ACCESS_DENIED", "forbidden", "This is not allowed."),
     GatewayAnswer("MISSING_AUTHENTICATION_TOKEN", "not_found", "There is nothing here."),
+    # A bearer token where no route is: read as AWS's own signature, and as a bad one.
+    GatewayAnswer("INVALID_SIGNATURE", "not_found", "There is nothing here."),
     GatewayAnswer("RESOURCE_NOT_FOUND", "not_found", "There is nothing here."),
     GatewayAnswer("REQUEST_TOO_LARGE", "message_too_large", "The body is too large."),
     GatewayAnswer("UNSUPPORTED_MEDIA_TYPE", "unsupported_media_type", "The body must be application/json."),
@@ -96,6 +98,9 @@ class RestApi(Construct):
             ),
         )
         self.api.node.try_remove_child("Endpoint")  # an output that domain.py may contradict
+        self.api.deployment_stage.node.add_dependency(
+            execution_log(self, settings, f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{STAGE}")
+        )
         self._serve(pool, functions)
         for answer in GATEWAY_ANSWERS:
             self._answer(answer)

@@ -82,7 +82,8 @@ class Service(Stack):
         websocket_api.serve(compute.functions)
         rest_api = RestApi(self, settings, data.identity.pool, compute.functions)
         each_minute = compute.functions[EACH_MINUTE]
-        each_minute.configure_async_invoke(retry_attempts=0)  # the next minute's does what this one could not
+        # The next minute's does what this one could not: also after an hour of refused starts there is one, not sixty.
+        each_minute.configure_async_invoke(retry_attempts=0, max_event_age=Duration.minutes(1))
         minute_job = events.Rule(
             self,
             "MinuteJob",

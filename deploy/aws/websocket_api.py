@@ -19,7 +19,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from deploy.aws.log_groups import WEBSOCKET, access_log, line
+from deploy.aws.log_groups import WEBSOCKET, access_log, execution_log, line
 from deploy.aws.settings import Settings
 from tocsin.gateways.aws_routes import AUTHORIZER, WEBSOCKET_ROUTES
 
@@ -63,6 +63,7 @@ class WebSocketApi(Construct):
                 detailed_metrics_enabled=False,
             ),
         )
+        self.stage.node.add_dependency(execution_log(self, settings, f"/aws/apigateway/{self.api.api_id}/{STAGE}"))
         host = f"{self.api.api_id}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}"
         self.host: Final = host
         self.callbacks: Final = f"https://{host}/{STAGE}"

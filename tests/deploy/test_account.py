@@ -72,12 +72,19 @@ def test_every_log_ends(plain: Assembly, dev: Assembly) -> None:
         written = {
             assembly.behind(each.properties["LoggingConfig"]).id for each in assembly.of("AWS::Lambda::Function")
         }
-        for stage, key in (
-            ("AWS::ApiGatewayV2::Stage", "AccessLogSettings"),
-            ("AWS::ApiGateway::Stage", "AccessLogSetting"),
+        executions = {assembly.text(group.properties["LogGroupName"]): group.id for group in groups}
+        for version, key, execution in (
+            ("V2", "AccessLogSettings", "/aws/apigateway/${%s}/dvl"),
+            ("", "AccessLogSetting", "API-Gateway-Execution-Logs_${%s}/dvl"),
         ):
-            written.add(assembly.behind(assembly.one(stage).properties[key]["DestinationArn"]).id)
+            stage = assembly.one(f"AWS::ApiGateway{version}::Stage")
+            written.add(assembly.behind(stage.properties[key]["DestinationArn"]).id)
+            api = assembly.behind(stage.properties.get("ApiId") or stage.properties["RestApiId"])
+            made_before = executions[execution % api.id]
+            assert made_before in stage.body.get("DependsOn", []), "else API Gateway makes it, without an end"
+            written.add(made_before)
         assert written == {group.id for group in groups}, "nothing else writes, and nothing is written elsewhere"
+        assert all(group.body["DeletionPolicy"] == "Delete" for group in groups)
 
 
 def test_no_function_logs_its_event() -> None:

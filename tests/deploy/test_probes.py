@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from deploy.aws.functions import FUNCTIONS
 from tests.deploy.doors import Listener, Rest, eventually, fifo, listen
-from tests.deploy.faults import failing, without
+from tests.deploy.faults import failing, nobody_taking, without
 from tests.deploy.people import Person
 from tests.deploy.stage import Deployed
 from tests.gateways.lambda_events import Ministack
@@ -31,15 +31,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 Statement = tuple[Function, str]
 POLLER: Final = "the emulator's poller asks nobody; what our own code does with it is a shorter wait, and only logged"
-FAILURE: Final = "only a connection that twice answers 500 is ended, and the emulator's never does"
 LOGS: Final = "the emulator writes logs itself"
 UNPROBED: Final[dict[Statement, str]] = {
     **{(function.name, "WriteLogs"): LOGS for function in FUNCTIONS},
     ("processor", "Consume"): POLLER,
     ("message-storage", "Consume"): POLLER,
-    ("processor", "EndConnections"): FAILURE,
-    ("chat-permission", "EndConnections"): FAILURE,
-    ("chat-permission", "ForgetConnections"): FAILURE,
 }
 
 
@@ -179,6 +175,12 @@ async def a_sync_replays(stage: Stage) -> bool:
     return await stage.answers("subscribed", action="sync", chats={stage.chat: 0})
 
 
+@probes(("connection-handler", "NoteOldestAndEpoch"))
+async def a_sync_notes_the_oldest_number(stage: Stage) -> bool:
+    forget_oldest(stage)
+    return await a_sync_replays(stage)
+
+
 @probes(("connection-handler", "ReadTable"))
 async def a_sync_replays_while_the_index_lags(stage: Stage) -> bool:
     with failing("connection-handler", "index.lag=raise"):
@@ -280,6 +282,13 @@ async def a_gone_connection_is_forgotten(stage: Stage) -> bool:
     return stage.consume("processor", "WebSocketFifoQueue.fifo", stage.body())
 
 
+@probes(("processor", "EndConnections"))
+async def who_takes_nothing_twice_is_ended(stage: Stage) -> bool:
+    async with listen(stage.deployed, token=stage.alice.access_token, chatId=stage.chat):
+        with nobody_taking("processor"):
+            return all(stage.consume("processor", "WebSocketFifoQueue.fifo", stage.body()) for _ in range(2))
+
+
 @probes(("message-storage", "Store"))
 async def a_message_is_stored(stage: Stage) -> bool:
     return stage.consume("message-storage", "MessageStorageQueue", stage.body(ordered=False))
@@ -301,6 +310,12 @@ async def history_is_read_by_time(stage: Stage) -> bool:
 @probes(("message-retrieval", "ReadIndex"))
 async def history_is_read_by_number(stage: Stage) -> bool:
     return stage.as_alice("GET", f"/messages?chatId={stage.chat}&fromSequence=1")[0] == 200
+
+
+@probes(("message-retrieval", "NoteOldestAndEpoch"))
+async def a_reader_notes_the_oldest_number(stage: Stage) -> bool:
+    forget_oldest(stage)
+    return await history_is_read_by_time(stage)
 
 
 @probes(("message-retrieval", "ReadCursorKey"))
@@ -329,6 +344,7 @@ async def a_chats_roles_are_listed(stage: Stage) -> bool:
 @probes(
     ("chat-permission", "EndSubscriptions"),
     ("chat-permission", "ReadHeads"),
+    ("chat-permission", "NoteOldestAndEpoch"),
     ("chat-permission", "ReadIndex"),
     ("chat-permission", "PostToConnections"),
 )
@@ -338,6 +354,12 @@ async def a_listener_is_revoked(stage: Stage) -> bool:
     async with listen(stage.deployed, token=stage.bob.access_token, chatId=stage.chat):
         forget_oldest(stage)
         return stage.as_alice("DELETE", f"/permissions?userId={stage.bob.user_id}&chatId={stage.chat}")[0] == 200
+
+
+@probes(("chat-permission", "EndConnections"), ("chat-permission", "ForgetConnections"))
+async def who_does_not_take_a_revocation_is_ended(stage: Stage) -> bool:
+    with nobody_taking("chat-permission"):
+        return await a_listener_is_revoked(stage)
 
 
 @probes(("chat-permission", "ReadTable"))

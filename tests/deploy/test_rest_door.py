@@ -36,6 +36,7 @@ def test_what_api_gateway_answers_itself_has_our_shape(plain: Assembly) -> None:
         ("UNAUTHORIZED", 401),
         ("ACCESS_DENIED", 403),
         ("MISSING_AUTHENTICATION_TOKEN", 404),
+        ("INVALID_SIGNATURE", 404),
         ("REQUEST_TOO_LARGE", 413),
         ("THROTTLED", 429),
         ("INTEGRATION_FAILURE", 503),

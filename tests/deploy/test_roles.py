@@ -1,7 +1,7 @@
 """What each function may: by its own role, what it needs, and where AWS allows it to be named, nothing more."""
 
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -14,6 +14,66 @@ pytestmark = pytest.mark.slow
 
 #: Resources that end in `*` (deploy/aws/nag.py says why), by what they begin with.
 OPEN_ENDED = ("arn:${Partition}:execute-api:${Region}:${AccountId}:${WebSocketApi*}/dvl/*/@connections/*",)
+
+_SUBSCRIPTIONS: Final = "BatchWriteItem DeleteItem GetItem PutItem Query UpdateItem"
+_QUEUE: Final = "ChangeMessageVisibility DeleteMessage GetQueueAttributes ReceiveMessage"
+_PUBLISH: Final = {
+    "Notification": "Publish",
+    "Notifications.fifo": "Publish",
+    "ClaimTable": "GetItem PutItem UpdateItem",
+    "UserChatPermissions": "BatchGetItem",
+}
+_HEADS: Final = {
+    "SequenceCounterTable": "BatchGetItem GetItem",
+    "SequenceCounterTable, #epoch oldest#*": "PutItem",
+    "MessageStorageTable": "Query",
+    "MessageStorageTable/index/SequenceIndex": "Query",
+}
+_POST: Final = {"dvl/POST/@connections/*": "ManageConnections", "dvl/DELETE/@connections/*": "ManageConnections"}
+#: What each function may do to what, all of it but writing its log. Rows of a table with certain keys stand apart.
+GRANTED: Final[dict[str, dict[str, str]]] = {
+    "websocket-authorizer": {"UserChatPermissions": "BatchGetItem", "ClaimTable": "UpdateItem"},
+    "connection-handler": {
+        "UserChatPermissions": "ConditionCheckItem",
+        "ClaimTable": "GetItem",
+        "ConnectionTable": "BatchGetItem DeleteItem GetItem PutItem UpdateItem",
+        "SubscriptionTable": _SUBSCRIPTIONS,
+        **_HEADS,
+        **_POST,
+    },
+    "p2pWebSocketPublisher": {**_PUBLISH, "ConnectionTable": "GetItem"},
+    "a2pHttpPublisher": _PUBLISH,
+    "processor": {
+        "WebSocketFifoQueue.fifo": _QUEUE,
+        "WebSocketStandardQueue": _QUEUE,
+        "WebSocketFifoDLQ.fifo": "SendMessage",
+        "WebSocketStandardDLQ": "SendMessage",
+        "ClaimTable": "UpdateItem",
+        "SequenceCounterTable": "GetItem UpdateItem",
+        "MessageStorageTable": "BatchGetItem UpdateItem",
+        "SubscriptionTable": _SUBSCRIPTIONS,
+        "ConnectionTable": "DeleteItem",
+        **_POST,
+    },
+    "message-storage": {
+        "MessageStorageQueue": _QUEUE,
+        "MessageStorageDLQ": "SendMessage",
+        "ClaimTable": "UpdateItem",
+        "MessageStorageTable": "UpdateItem",
+    },
+    "message-retrieval": {"UserChatPermissions": "BatchGetItem", **_HEADS, "CursorKey": "GetSecretValue"},
+    "chat-permission": {
+        "UserChatPermissions": "BatchGetItem ConditionCheckItem GetItem PutItem Query UpdateItem",
+        "UserChatPermissions/index/ChatIdIndex": "Query",
+        "SubscriptionTable": "BatchWriteItem Query UpdateItem",
+        "ConnectionTable": "DeleteItem",
+        **_HEADS,
+        "ClaimTable": "PutItem",
+        **_POST,
+        "CursorKey": "GetSecretValue",
+    },
+    "metric-collector": {},
+}
 
 
 def functions(assembly: Assembly) -> dict[str, Resource]:
@@ -47,6 +107,38 @@ def test_no_action_is_a_star_and_no_resource_but_connections(plain: Assembly) ->
             assert not [action for action in listed(statement["Action"]) if "*" in action]
             for resource in map(plain.text, listed(statement["Resource"])):
                 assert "*" not in resource or any(fnmatchcase(resource, each) for each in OPEN_ENDED)
+
+
+def granted(assembly: Assembly, function: Resource) -> dict[str, str]:
+    """In the form of GRANTED."""
+    found: dict[str, set[str]] = {}
+    for statement in statements(assembly, function):
+        assert statement["Effect"] == "Allow"
+        condition = statement.get("Condition", {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": []}})
+        assert set(condition) == {"ForAllValues:StringLike"}
+        ((variable, keys),) = condition["ForAllValues:StringLike"].items()
+        assert variable == "dynamodb:LeadingKeys"
+        for value in listed(statement["Resource"]):
+            rows = f"{named(assembly, value)}, {' '.join(keys)}" if keys else named(assembly, value)
+            found.setdefault(rows, set()).update(each.partition(":")[2] for each in listed(statement["Action"]))
+    return {name: " ".join(sorted(actions)) for name, actions in found.items()}
+
+
+def named(assembly: Assembly, value: object) -> str:
+    """The end of an ARN, as far as one knows it before deploying; else the name of what is referred to."""
+    end = assembly.text(value).rpartition(":")[2].removeprefix("table/")
+    made = assembly.refers(value)
+    if made is None or "/" in end:
+        return end.partition("}/")[2] or end
+    return str(made.properties.get("LogGroupName", made.id))
+
+
+def test_a_role_has_these_actions_and_no_other(plain: Assembly) -> None:
+    """Its probes show that what is here is needed; this, that nothing else is there."""
+    found = {name: granted(plain, function) for name, function in functions(plain).items()}
+    assert found == {
+        name: rights | {f"/aws/lambda/{name}": "CreateLogStream PutLogEvents"} for name, rights in GRANTED.items()
+    }
 
 
 def test_each_statement_has_a_name_by_which_its_probe_is_known(plain: Assembly) -> None:

@@ -9,7 +9,8 @@ import pytest
 from deploy.aws.assembly import Assembly
 from deploy.aws.functions import FUNCTIONS
 from tests.deploy.views import subscriptions
-from tests.test_docs import table
+from tests.test_docs import ROOT, table
+from tocsin.cli.aws_costs import A_MONTH
 from tocsin.engines.aws.schema import TABLES
 from tocsin.gateways.aws_routes import AUTHORIZER
 
@@ -91,16 +92,34 @@ def test_what_functions_log_is_json_and_has_its_fields(plain: Assembly) -> None:
     assert set(logging) == {"JSON"}
 
 
-def test_tables_that_refuse_are_alarms(plain: Assembly) -> None:
-    asked: dict[str, set[str]] = {}
+def test_tables_and_indexes_that_refuse_are_alarms(plain: Assembly) -> None:
+    """An index counts by itself, under its own name and its table's."""
+    asked: dict[str, set[tuple[str, ...]]] = {}
     for alarm in plain.of("AWS::CloudWatch::Alarm"):
-        for each in alarm.properties.get("Metrics", []):
-            if "MetricStat" in each:
-                metric = each["MetricStat"]["Metric"]
-                (dimension,) = metric["Dimensions"]
-                asked.setdefault(metric["MetricName"], set()).add(dimension["Value"])
-    names = {table.name for table in TABLES}
-    assert asked == {"ReadThrottleEvents": names, "WriteThrottleEvents": names}
+        metrics = [each["MetricStat"]["Metric"] for each in alarm.properties.get("Metrics", []) if "MetricStat" in each]
+        assert len(metrics) <= 10, "CloudWatch takes no more in one alarm"
+        for metric in metrics:
+            dimensions = {each["Name"]: each["Value"] for each in metric["Dimensions"]}
+            place = (dimensions.pop("TableName"), *dimensions.values())
+            assert set(dimensions) <= {"GlobalSecondaryIndexName"}
+            asked.setdefault(metric["MetricName"], set()).add(place)
+    places: set[tuple[str, ...]] = {(table.name,) for table in TABLES}
+    places |= {(table.name, index.name) for table in TABLES for index in table.indexes}
+    assert asked == {"ReadThrottleEvents": places, "WriteThrottleEvents": places}
+
+
+def test_what_watching_costs_is_counted(plain: Assembly) -> None:
+    """An alarm is charged for each metric that it looks at; what is computed of them is none."""
+    watching = plain.of("AWS::CloudWatch::Alarm")
+    looked_at = 0
+    for alarm in watching:
+        assert alarm.properties.get("Period", 300) >= 60, "more often is dearer"
+        looked_at += sum("MetricStat" in each for each in alarm.properties.get("Metrics", [{"MetricStat": {}}]))
+    assert A_MONTH["alarm metrics"] == looked_at
+    assert A_MONTH["dashboards"] == len(plain.of("AWS::CloudWatch::Dashboard"))
+    said = f"{len(watching)} alarms that look at {looked_at} metrics"
+    for page in ("aws-costs.md", "aws-deployment-checklist.md"):
+        assert said in (ROOT / "docs" / page).read_text()
 
 
 def test_the_metrics_of_a_websocket_stage_are_asked_for_as_they_are_counted(plain: Assembly) -> None:

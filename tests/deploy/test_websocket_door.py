@@ -45,8 +45,10 @@ def test_tokens_that_end_are_looked_for_each_minute(plain: Assembly) -> None:
     (target,) = rule["Targets"]
     assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 minute)", "ENABLED")
     assert plain.behind(target["Arn"]).properties["FunctionName"] == "connection-handler"
-    assert target["RetryPolicy"] == {"MaximumEventAgeInSeconds": 60, "MaximumRetryAttempts": 0}
-    assert plain.one("AWS::Lambda::EventInvokeConfig").properties["MaximumRetryAttempts"] == 0
+    given_up = {"MaximumEventAgeInSeconds": 60, "MaximumRetryAttempts": 0}
+    assert target["RetryPolicy"] == given_up
+    invoked = plain.one("AWS::Lambda::EventInvokeConfig").properties
+    assert {name: invoked[name] for name in given_up} == given_up, "sixty stale jobs would follow an hour of throttling"
 
 
 def test_the_connection_handler_keeps_the_seeds_time_though_its_door_waits_less(plain: Assembly) -> None:

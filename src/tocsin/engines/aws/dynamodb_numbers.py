@@ -25,6 +25,7 @@ from tocsin.engines.aws.bus_format import is_numbered, with_number
 from tocsin.engines.aws.calls import CONDITION_FAILED, TRANSACTION_CANCELED, Calls, code_of, reasons_of
 from tocsin.engines.aws.message_rows import MessageRows, RowUpdate, expiry_of, is_kept, key_of, number_of
 from tocsin.engines.aws.rows import Row, get_many, get_one, number, text
+from tocsin.engines.aws.schema import EPOCH, OLDEST
 from tocsin.failpoints import Failpoints
 from tocsin.message import Message
 from tocsin.tables import Head
@@ -32,8 +33,6 @@ from tocsin.tables import Head
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-EPOCH: Final = "#epoch"
-OLDEST: Final = "oldest#"
 _FAILED: Final = "ConditionalCheckFailed"
 
 

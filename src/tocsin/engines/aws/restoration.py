@@ -25,13 +25,14 @@ from botocore.exceptions import ClientError
 
 from tocsin.clock import Clock
 from tocsin.engines.aws.calls import CONDITION_FAILED, Calls, code_of
-from tocsin.engines.aws.dynamodb_numbers import EPOCH, OLDEST
 from tocsin.engines.aws.message_rows import expiry_of, is_kept, number_of, sort_key
 from tocsin.engines.aws.rows import Row, delete_many, number, text
 from tocsin.engines.aws.schema import (
     CLAIM_TABLE,
     CONNECTION_TABLE,
+    EPOCH,
     MESSAGE_STORAGE_TABLE,
+    OLDEST,
     PERMISSIONS_TABLE,
     SEQUENCE_TABLE,
     SUBSCRIPTION_TABLE,

@@ -68,6 +68,8 @@ PERMISSIONS_TABLE: Final = Table(
 )
 #: Scopes: a chatId (its counter), `oldest#<chatId>`, `#epoch`. `#` is in no chatId.
 SEQUENCE_TABLE: Final = Table(name="SequenceCounterTable", variable="SEQUENCE_TABLE", partition=Key("scope"))
+EPOCH: Final = "#epoch"
+OLDEST: Final = "oldest#"
 #: Who listens to what, read consistently; and rows by the minute (chatId `#expires#…`, `#missed#…`).
 SUBSCRIPTION_TABLE: Final = Table(
     name="SubscriptionTable",
