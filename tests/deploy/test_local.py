@@ -22,10 +22,20 @@ SECONDS = 200
 
 
 @pytest.fixture(scope="module")
-def printed() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the program, and all that it starts, may leave something."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def printed(temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The program while it runs, and what it has said."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "tests.deploy.local"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.deploy.local"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert running.stdout is not None
     text = ""
@@ -34,7 +44,7 @@ def printed() -> Iterator[tuple[subprocess.Popen[str], str]]:
         if line.startswith("Ctrl-C"):
             break
     yield running, text
-    running.kill()
+    running.terminate()
     running.wait()
     running.stdout.close()
 
@@ -92,9 +102,25 @@ def test_the_printed_commands_run_as_they_are_pasted(
     assert paste(read)["code"] == "forbidden"
 
 
-def test_ctrl_c_ends_it_and_the_emulator_with_it(printed: tuple[subprocess.Popen[str], str]) -> None:
+def test_ctrl_c_ends_it_and_nothing_of_it_is_left(printed: tuple[subprocess.Popen[str], str], temporary: Path) -> None:
+    """The functions have run, each in a process with a copy of the code."""
     running, text = printed
+    assert list(temporary.glob("ministack-*/ministack-lambda-*/code"))
     running.send_signal(signal.SIGINT)
     assert running.wait(20) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(variables(text)["REST"])
+    assert list(temporary.iterdir()) == []
+    assert processes_in(temporary) == []
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Commands of the processes that work in it, also where it is no longer there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(process.joinpath("cwd").readlink()).startswith(str(folder)):
+                found.append(process.joinpath("cmdline").read_text())
+        except OSError:
+            continue  # it has ended, or has done so and waits to be reaped
+    return found
