@@ -9,8 +9,10 @@ from typing import Final
 
 import pytest
 
+from tests.test_docs import quoted, table
 from tocsin.engines.aws.apigateway_clients import FAN_OUT_SECONDS
 from tocsin.engines.aws.apigateway_posts import POST_SECONDS
+from tocsin.engines.aws.settings import ENVIRONMENT, FUNCTIONS
 from tocsin.gateways.aws_sockets import FRAME_SECONDS
 
 ROOT: Final = Path(__file__).parent.parent
@@ -62,6 +64,17 @@ def test_the_seconds_that_pages_name_are_the_codes() -> None:
     assert f"a post ends after {post} s and a chat's fan-out after {fan_out} s" in GUARANTEES
     for page in (DIFFERENCES, GUARANTEES):
         assert f"for up to {fan_out} s" in page
+
+
+def test_every_variable_of_a_function_is_in_the_checklist_as_it_is_read() -> None:
+    listed = [
+        (quoted(name), default, says.replace("`", ""), set(quoted(functions)) or set(FUNCTIONS))
+        for name, default, says, functions in table("docs/aws-deployment-checklist.md", "## What each function is told")
+    ]
+    shown = {None: "must be given", "": "none"}
+    assert listed == [
+        ([one.name], shown.get(one.default, f"`{one.default}`"), one.says, set(one.functions)) for one in ENVIRONMENT
+    ]
 
 
 def test_all_pitfalls_are_there() -> None:
