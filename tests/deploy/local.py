@@ -34,6 +34,7 @@ Commands to try; the tokens work for an hour. Paste these lines first, into each
 REST={rest}
 SOCKET={socket}
 ALICE={alice}
+ALICE_ID={alice_id}
 BOB={bob}
 BOB_ID={bob_id}
 BACKEND={back_end}
@@ -80,6 +81,7 @@ def commands(deployed: Deployed, url: str) -> str:
         rest=deployed.rest_url,
         socket=deployed.websocket_url,
         alice=alice.access_token,
+        alice_id=alice.user_id,
         bob=bob.access_token,
         bob_id=bob.user_id,
         back_end=back_end,

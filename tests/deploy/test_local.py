@@ -1,4 +1,4 @@
-"""`make aws-local` as a newcomer uses it: its commands are pasted as they are printed, and Ctrl-C ends it."""
+"""`make aws-local` as a newcomer uses it: its commands and the guide's are pasted as they stand, and Ctrl-C ends it."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.deploy.conftest import ROOT
+from tests.test_docs import ON_AWS, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -100,6 +101,16 @@ def test_the_printed_commands_run_as_they_are_pasted(
         assert time.monotonic() < deadline, page
     assert paste(remove)["fenceSequence"] == 2
     assert paste(read)["code"] == "forbidden"
+
+
+def test_the_quick_starts_commands_run_as_they_are_pasted(
+    printed: tuple[subprocess.Popen[str], str], program: Callable[[str], Path]
+) -> None:
+    """From where `tocsin` is not on the PATH."""
+    program("curl")
+    path = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if ".venv" not in folder)
+    wrong = run(ON_AWS, variables(printed[1]) | {"PATH": path}, ROOT)
+    assert not wrong
 
 
 def test_ctrl_c_ends_it_and_nothing_of_it_is_left(printed: tuple[subprocess.Popen[str], str], temporary: Path) -> None:
