@@ -14,6 +14,9 @@ DYNAMODB := build/dynamodb-local
 # What was compiled is kept, also where an image forbids it: else each run of the tests compiles everything again, and so
 # does each process that they start.
 unexport PYTHONDONTWRITEBYTECODE
+# Which Node CDK wants stands in the checklist; under another one the end of a run would be CDK's banner about it.
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 18,20
+export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 # Only what is listed with its hash gets in; nothing is built in an environment that is not locked.
 INSTALL := -m pip --quiet --disable-pip-version-check install --require-hashes --requirement
 COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-version 3.11 --generate-hashes --no-header \

@@ -5,6 +5,7 @@ Rule: warnings are errors, nothing is run again until it passes, and in CI no te
 
 import os
 import shutil
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -59,9 +60,14 @@ def program() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def ministack() -> "Iterator[Ministack]":
-    """The emulator of AWS: one process for all tests, and boto3 speaks to it. A test that asks for it is `slow`."""
+    """The emulator of AWS: one process for all tests, and boto3 speaks to it. A test that asks for it is `slow`.
+
+    It ends with the session, also where somebody ends that from outside.
+    """
     from tests.ministack import Ministack
 
+    for ends in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ends, signal.default_int_handler)
     emulator = Ministack()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in emulator.environment().items():

@@ -5,18 +5,23 @@
 Rules:
 - a missing emulator fails the test, never skips it: `make build/ministack/bin/ministack` puts it there;
 - it listens on 127.0.0.1 alone, on a port that was free;
+- what it writes (a copy of the code for each process of a function) is in a folder of its own, and gone when it stops;
 - a function may do what its role allows, and no more (AUTH); the test's own key is the account's, which may everything;
 - what is deployed stands in deploy/aws; a stage has what the engine needs, from the same tables (schema, topology).
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
@@ -50,6 +55,8 @@ VISIBILITY: Final = {
 }
 #: What never reached the consumer so often is moved by the queue itself.
 MAX_RECEIVES: Final = 10
+#: Seconds until what was killed is gone; so many pass only where nobody reaps orphans (a container without an init).
+PATIENCE: Final = 5.0
 
 
 class Ministack:
@@ -59,6 +66,7 @@ class Ministack:
         if not PROGRAM.exists():
             pytest.fail("the emulator of AWS is missing: make build/ministack/bin/ministack", pytrace=False)
         self.port: Final = free_port()
+        self._folder: Final = tempfile.TemporaryDirectory(prefix="ministack-")
         self.said: deque[str] = deque(maxlen=200)
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TOCSIN_"))
@@ -68,12 +76,18 @@ class Ministack:
             "LAMBDA_EXECUTOR": "local",
             "PYTHONUNBUFFERED": "1",
             "AUTH": "true",
+            "TMPDIR": self._folder.name,
         }
+        # Its functions' processes are no children of ours, but of its group.
         self._process = subprocess.Popen(
-            [PROGRAM], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [PROGRAM], env=environment, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self._process.stdout is not None
-        self._await_ready(self._process.stdout)
+        try:
+            self._await_ready(self._process.stdout)
+        except BaseException:
+            self._end()
+            raise
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="ministack", daemon=True)
         self._reader.start()
 
@@ -93,11 +107,21 @@ class Ministack:
         }
 
     def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        """Nothing of it is left: no process, no file."""
+        self._end()
         self._reader.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+    def _end(self) -> None:
+        end = time.monotonic() + PATIENCE
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            while time.monotonic() < end:
+                os.killpg(self._process.pid, 0)
+                time.sleep(0.01)
+        self._folder.cleanup()
 
     def _await_ready(self, output: IO[str]) -> None:
         for line in output:

@@ -9,6 +9,12 @@ from typing import Final
 
 import pytest
 
+from tests.test_docs import quoted, table
+from tocsin.engines.aws.apigateway_clients import FAN_OUT_SECONDS
+from tocsin.engines.aws.apigateway_posts import POST_SECONDS
+from tocsin.engines.aws.settings import ENVIRONMENT, FUNCTIONS
+from tocsin.gateways.aws_sockets import FRAME_SECONDS
+
 ROOT: Final = Path(__file__).parent.parent
 DIFFERENCES: Final = (ROOT / "docs" / "aws-differences.md").read_text()
 STACK: Final = (ROOT / "docs" / "aws-stack.md").read_text()
@@ -48,6 +54,27 @@ def test_each_alarm_of_a_failure_is_there() -> None:
     for row in rows(FAILURES):
         for alarm in re.findall(r"`([\w*-]+)`", row[3]):
             assert any(fnmatch(alarm, pattern) for pattern in listed), alarm
+
+
+def test_the_seconds_that_pages_name_are_the_codes() -> None:
+    frame, post, fan_out = (f"{seconds:.0f}" for seconds in (FRAME_SECONDS, POST_SECONDS, FAN_OUT_SECONDS))
+    assert f"its own end is at {frame} s" in PITFALLS
+    assert f"after {frame} s `error unavailable`" in DIFFERENCES
+    assert f"ends itself after {frame}" in STACK
+    assert f"a post ends after {post} s and a chat's fan-out after {fan_out} s" in GUARANTEES
+    for page in (DIFFERENCES, GUARANTEES):
+        assert f"for up to {fan_out} s" in page
+
+
+def test_every_variable_of_a_function_is_in_the_checklist_as_it_is_read() -> None:
+    listed = [
+        (quoted(name), default, says.replace("`", ""), set(quoted(functions)) or set(FUNCTIONS))
+        for name, default, says, functions in table("docs/aws-deployment-checklist.md", "## What each function is told")
+    ]
+    shown = {None: "must be given", "": "none"}
+    assert listed == [
+        ([one.name], shown.get(one.default, f"`{one.default}`"), one.says, set(one.functions)) for one in ENVIRONMENT
+    ]
 
 
 def test_all_pitfalls_are_there() -> None:

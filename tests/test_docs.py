@@ -36,6 +36,8 @@ from tocsin.metrics import CLIENT_METRICS
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+#: Its session is run by tests/deploy/test_local.py.
+ON_AWS: Final = ROOT / "docs" / "aws-quick-start.md"
 SECONDS: Final = 90
 
 #: language -> the command that reads a program from stdin.
@@ -121,7 +123,9 @@ def run(page: Path, variables: dict[str, str], folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks_of(page)], ids=lambda page: page.relative_to(ROOT).as_posix()
+    "page",
+    [page for page in PAGES if blocks_of(page) and page != ON_AWS],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 async def test_the_commands_of_a_page_do_what_it_says(
     page: Path, tmp_path: Path, program: Callable[[str], Path]

@@ -26,4 +26,6 @@ def build(settings: Settings) -> App:
 
 
 if __name__ == "__main__":
-    build(parse(sys.argv[1:])).synth()
+    settings = parse(sys.argv[1:])
+    build(settings).synth()
+    sys.stdout.write(f"The templates are in {settings.output}.\n")

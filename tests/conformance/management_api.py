@@ -22,7 +22,8 @@ ERRORS: Final = {
     429: ("Too Many Requests", "LimitExceededException"),
     500: ("Internal Server Error", "InternalServerErrorException"),
 }
-MAX_PAYLOAD: Final = 131_072
+#: What it takes has fewer bytes than 128 KiB.
+TOO_LARGE: Final = 128 * 1024
 
 
 class ManagementApi:
@@ -39,6 +40,8 @@ class ManagementApi:
         self.in_flight = 0
         self._news = asyncio.Event()
         self.most_in_flight = 0
+        #: Connections over HTTP that were opened to it.
+        self.opened = 0
         #: What the next error calls itself, in place of its own name.
         self.error_type: str | None = None
 
@@ -87,6 +90,7 @@ class ManagementApi:
         task = asyncio.current_task()
         assert task is not None
         self._talks[task] = writer
+        self.opened += 1
         try:
             while head := await _head(reader):
                 method, path, length = head
@@ -121,7 +125,7 @@ class ManagementApi:
         if client is None or client.closed is not None:
             return 410, b""
         if method == "POST":
-            if len(body) > MAX_PAYLOAD:
+            if len(body) >= TOO_LARGE:
                 return 413, b""
             client.write(body)
             return 200, b""

@@ -2,7 +2,8 @@
 
     package, templates -> Ministack -> deploy -> alice, bob, a back end -> commands on stdout -> until Ctrl-C
 
-Rule: everything is in the emulator's memory and gone with it; no AWS account is asked for, and none would be believed.
+Rule: everything is in the emulator's memory and its own folder, and gone with it; no AWS account is asked for, and none
+would be believed.
 """
 
 import os
@@ -33,6 +34,7 @@ Commands to try; the tokens work for an hour. Paste these lines first, into each
 REST={rest}
 SOCKET={socket}
 ALICE={alice}
+ALICE_ID={alice_id}
 BOB={bob}
 BOB_ID={bob_id}
 BACKEND={back_end}
@@ -79,6 +81,7 @@ def commands(deployed: Deployed, url: str) -> str:
         rest=deployed.rest_url,
         socket=deployed.websocket_url,
         alice=alice.access_token,
+        alice_id=alice.user_id,
         bob=bob.access_token,
         bob_id=bob.user_id,
         back_end=back_end,
@@ -103,20 +106,21 @@ def made(folder: Path) -> Path:
 
 
 def main() -> None:
-    for ends in (signal.SIGINT, signal.SIGTERM):
+    for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, signal.default_int_handler)
-    emulator = Ministack()
     try:
-        os.environ.update(emulator.environment())
-        with tempfile.TemporaryDirectory() as folder:
-            print("Making the templates, and deploying them to an emulator ...", flush=True)
-            deployed = deploy(made(Path(folder)), emulator.url)
-        print(commands(deployed, emulator.url), flush=True)
-        signal.pause()
+        emulator = Ministack()
+        try:
+            os.environ.update(emulator.environment())
+            with tempfile.TemporaryDirectory() as folder:
+                print("Making the templates, and deploying them to an emulator ...", flush=True)
+                deployed = deploy(made(Path(folder)), emulator.url)
+            print(commands(deployed, emulator.url), flush=True)
+            signal.pause()
+        finally:
+            emulator.stop()
     except KeyboardInterrupt:
         print("Gone.")
-    finally:
-        emulator.stop()
 
 
 if __name__ == "__main__":

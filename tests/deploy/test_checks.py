@@ -1,11 +1,11 @@
-"""What others make of the templates: cdk-nag's rules for AWS solutions, and cfn-lint."""
+"""Making the templates, and what others make of them: cdk-nag's rules for AWS solutions, and cfn-lint."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import SHARED, STAGE, run
+from tests.deploy.conftest import PLAIN, SHARED, STAGE, run
 
 pytestmark = pytest.mark.slow
 
@@ -14,6 +14,12 @@ def test_cdk_nag_finds_nothing_but_what_is_meant(tmp_path: Path, code: Path) -> 
     """deploy/aws/nag.py says what is meant, each with its reason; a row that nothing needs is a fault, too."""
     done = run("python", "-m", "deploy.aws.nag", "--package", code, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_who_makes_the_templates_is_told_where_they_are_and_nothing_else(tmp_path: Path, code: Path) -> None:
+    done = run("python", "-m", "deploy.aws.app", *PLAIN, "--package", code, "--output", tmp_path)
+    assert (done.stdout, done.stderr) == (f"The templates are in {tmp_path}.\n", "")
+    assert list(tmp_path.glob("*.template.json"))
 
 
 @pytest.mark.parametrize("flags", [STAGE, SHARED], ids=["stage", "shared"])

@@ -1,4 +1,4 @@
-"""`make aws-local` as a newcomer uses it: its commands are pasted as they are printed, and Ctrl-C ends it."""
+"""`make aws-local` as a newcomer uses it: its commands and the guide's are pasted as they stand, and Ctrl-C ends it."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.deploy.conftest import ROOT
+from tests.test_docs import ON_AWS, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -22,10 +23,20 @@ SECONDS = 200
 
 
 @pytest.fixture(scope="module")
-def printed() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the program, and all that it starts, may leave something."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def printed(temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The program while it runs, and what it has said."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "tests.deploy.local"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.deploy.local"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert running.stdout is not None
     text = ""
@@ -34,7 +45,7 @@ def printed() -> Iterator[tuple[subprocess.Popen[str], str]]:
         if line.startswith("Ctrl-C"):
             break
     yield running, text
-    running.kill()
+    running.terminate()
     running.wait()
     running.stdout.close()
 
@@ -92,9 +103,35 @@ def test_the_printed_commands_run_as_they_are_pasted(
     assert paste(read)["code"] == "forbidden"
 
 
-def test_ctrl_c_ends_it_and_the_emulator_with_it(printed: tuple[subprocess.Popen[str], str]) -> None:
+def test_the_quick_starts_commands_run_as_they_are_pasted(
+    printed: tuple[subprocess.Popen[str], str], program: Callable[[str], Path]
+) -> None:
+    """From where `tocsin` is not on the PATH."""
+    program("curl")
+    path = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if ".venv" not in folder)
+    wrong = run(ON_AWS, variables(printed[1]) | {"PATH": path}, ROOT)
+    assert not wrong
+
+
+def test_ctrl_c_ends_it_and_nothing_of_it_is_left(printed: tuple[subprocess.Popen[str], str], temporary: Path) -> None:
+    """The functions have run, each in a process with a copy of the code."""
     running, text = printed
+    assert list(temporary.glob("ministack-*/ministack-lambda-*/code"))
     running.send_signal(signal.SIGINT)
     assert running.wait(20) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(variables(text)["REST"])
+    assert list(temporary.iterdir()) == []
+    assert processes_in(temporary) == []
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Commands of the processes that work in it, also where it is no longer there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(process.joinpath("cwd").readlink()).startswith(str(folder)):
+                found.append(process.joinpath("cmdline").read_text())
+        except OSError:
+            continue  # it has ended, or has done so and waits to be reaped
+    return found

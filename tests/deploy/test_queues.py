@@ -5,6 +5,8 @@ import pytest
 from deploy.aws.assembly import Assembly
 from deploy.aws.functions import STORAGE_CONCURRENCY
 from tests.deploy.views import subscriptions
+from tocsin.engines.aws.apigateway_clients import FAN_OUT_SECONDS
+from tocsin.profiles.aws import MARGIN, OWN_SECONDS
 from tocsin.topology import QUEUES
 
 pytestmark = pytest.mark.slow
@@ -49,6 +51,15 @@ def test_a_message_stays_invisible_six_times_as_long_as_its_function_may_run(pla
         assert queue["VisibilityTimeout"] >= 6 * timeout
         found[queue["QueueName"]] = queue["VisibilityTimeout"]
     assert found == {"WebSocketFifoQueue.fifo": 360, "WebSocketStandardQueue": 360, "MessageStorageQueue": 180}
+
+
+def test_a_processor_ends_itself_before_lambda_does_even_if_it_delivers_just_then(plain: Assembly) -> None:
+    (timeout,) = {
+        function.properties["Timeout"]
+        for function in plain.of("AWS::Lambda::Function")
+        if function.properties["FunctionName"] == "processor"
+    }
+    assert timeout / 2 < OWN_SECONDS["processor"] < timeout - FAN_OUT_SECONDS - MARGIN
 
 
 def test_chats_do_not_hold_each_other_up(plain: Assembly) -> None:

@@ -5,8 +5,13 @@ import pytest
 from deploy.aws.assembly import Assembly
 from deploy.aws.functions import BY_NAME
 from tests.deploy.views import variables
+from tocsin.gateways.aws_sockets import FRAME_SECONDS
+from tocsin.profiles.aws import OWN_SECONDS
 
 pytestmark = pytest.mark.slow
+
+#: API Gateway waits for it, too, and the function's own time begins after it.
+COLD_START_SECONDS = 3.0
 
 
 def test_each_route_of_a_frame_sends_its_answer_back(plain: Assembly) -> None:
@@ -56,6 +61,9 @@ def test_the_connection_handler_keeps_the_seeds_time_though_its_door_waits_less(
     doors = [*plain.of("AWS::ApiGatewayV2::Integration"), *plain.of("AWS::ApiGateway::Method")]
     waits = {door.properties.get("Integration", door.properties).get("TimeoutInMillis", 29_000) for door in doors}
     assert waits == {29_000}
+    (wait,) = waits
+    assert OWN_SECONDS["connection-handler"] == FRAME_SECONDS
+    assert FRAME_SECONDS + COLD_START_SECONDS < wait / 1000 < BY_NAME["connection-handler"].timeout
 
 
 def test_a_websocket_stage_is_not_asked_for_what_it_cannot_do(dev: Assembly) -> None:

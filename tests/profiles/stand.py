@@ -13,6 +13,7 @@ from tests.gateways.lambda_events import CLAIMS, CONNECTION, Aws, Json
 from tocsin.engines.aws.settings import FUNCTIONS, Function
 from tocsin.gateways.aws_events import Batch
 from tocsin.gateways.aws_routes import ENTRY_POINTS, WEBSOCKET_ROUTES
+from tocsin.gateways.aws_sockets import FRAME_SECONDS
 from tocsin.gateways.cursors import Cursors
 from tocsin.identity import TokenRules
 from tocsin.profiles import aws
@@ -28,7 +29,7 @@ class Functions(Harness):
     """`dialect` makes the events."""
 
     dialect: Aws = Aws()
-    frame_seconds = 25.0
+    frame_seconds = FRAME_SECONDS
     parts: dict[Function, Parts]
 
     def _wire(self) -> None:

@@ -1,6 +1,9 @@
 """Calls: what may pass is tried again until the deadline, and whether anything was done is told apart."""
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -14,6 +17,7 @@ from botocore.exceptions import (
 )
 from botocore.stub import Stubber
 
+from tests.conformance.management_api import ManagementApi
 from tests.manual_clock import ManualClock
 from tocsin.engines.aws.calls import (
     CONDITION_FAILED,
@@ -25,6 +29,7 @@ from tocsin.engines.aws.calls import (
     config,
     until,
 )
+from tocsin.engines.aws.engine import THREADS
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -186,3 +191,31 @@ async def test_what_was_never_sent_is_definite_and_what_was_cut_is_not(
     with until(stand.clock.monotonic() + 1.0), pytest.raises(Unreachable) as refused:
         await stand.clock.run(stand.calls(ask))
     assert refused.value.definite is definite
+
+
+async def test_what_is_in_flight_at_once_has_connections_of_its_own_and_they_are_kept() -> None:
+    api = ManagementApi()
+    endpoint = await api.start()
+    client = boto3.client(
+        "apigatewaymanagementapi",
+        region_name="us-east-1",
+        endpoint_url=endpoint,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=config(THREADS, seconds=30.0),
+    )
+    names = [f"c{number}" for number in range(THREADS)]
+    with ThreadPoolExecutor(THREADS) as threads:
+        for _ in range(3):
+            for name in names:
+                api.refuse(name, 200)
+                api.stall(name)
+            posts = [partial(client.post_to_connection, ConnectionId=name, Data=b"") for name in names]
+            answers = [asyncio.get_running_loop().run_in_executor(threads, post) for post in posts]
+            await api.until_in_flight(THREADS)
+            for name in names:
+                api.resume(name)
+            await asyncio.gather(*answers)
+    assert api.opened == THREADS
+    client.close()
+    await api.stop()

@@ -4,6 +4,7 @@ import asyncio
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.conformance.aws import AwsHarness
@@ -12,9 +13,11 @@ from tests.engines.aws.containers import item_of, subscription_of, tap
 from tests.manual_clock import turns
 from tocsin.engines.aws.apigateway_clients import FAN_OUT_SECONDS, YOUNG_MILLISECONDS
 from tocsin.engines.aws.apigateway_posts import POST_SECONDS
-from tocsin.engines.aws.bus_format import message_of
+from tocsin.engines.aws.bus_format import message_of, with_number
 from tocsin.engines.aws.engine import THREADS
-from tocsin.message import Message
+from tocsin.errors import Refusal
+from tocsin.message import Message, PublishRequest, check_publish
+from tocsin.profiles.aws import LARGEST
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE
 
 pytestmark = pytest.mark.slow
@@ -245,6 +248,28 @@ async def test_a_frame_that_is_too_large_leaves_a_gap_in_its_place(harness: AwsH
     assert kinds(client) == ["gap", 2]
     assert (client.of_type("gap")[0]["from"], client.closed) == (1, None)
     assert "missedFrom" not in subscription_of(harness, client)
+
+
+async def test_the_largest_message_that_is_accepted_passes_whatever_its_number(harness: AwsHarness) -> None:
+    number = 2**63 - 1
+
+    def delivered(content: str) -> Message:
+        return with_number(message_of(harness.publication("c1", content)), number, number)
+
+    def accept(content: str) -> None:
+        payload = msgspec.json.encode({"chatId": "c1", "eventType": "chat", "content": content})
+        check_publish(PublishRequest(message_type="fifo", payload=msgspec.Raw(payload)), "alice", LARGEST)
+
+    content = "x" * (LARGEST - len(delivered("").frame()))
+    accept(content)
+    with pytest.raises(Refusal) as refused:
+        accept(f"{content}x")
+    assert refused.value.code == "message_too_large"
+    (client,) = await listeners(harness, 1)
+    await deliver(harness, delivered(content))
+    assert kinds(client) == [number]
+    await deliver(harness, delivered(f"{content}x"))
+    assert kinds(client)[1:] == ["gap"]
 
 
 async def test_that_we_may_not_post_is_nothing_to_be_passed_over(harness: AwsHarness) -> None:
