@@ -147,7 +147,7 @@ class Service:
         self.url = ""
         self.output = ""
         self._log = data.parent / f"{data.name}.log"
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *flags: str, **extra: str) -> None:
         """Returns once it listens."""
@@ -157,17 +157,17 @@ class Service:
                 env=environment(**extra),
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                bufsize=0,  # what follows the first line stays in the pipe
             )
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._process.stdout.readline().decode()
         assert line.startswith("listening on "), self._log.read_text()
         self.url = line.removeprefix("listening on ").strip()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        self.output = self._process.communicate(timeout=DEADLINE_S)[0]
+        self.output = self._process.communicate(timeout=DEADLINE_S)[0].decode()
         return self._process.returncode
 
     def log(self) -> list[str]:
@@ -625,13 +625,13 @@ class Tail:
             env=environment(**extra),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # what is not read here stays in the pipe
         )
 
     def read(self, count: int) -> list[object]:
         """The contents of the next `count` messages."""
         assert self._process.stdout is not None
-        return contents("".join(self._process.stdout.readline() for _ in range(count)))
+        return contents(b"".join(self._process.stdout.readline() for _ in range(count)).decode())
 
     def stop_reading(self) -> None:
         assert self._process.stdout is not None
@@ -645,7 +645,7 @@ class Tail:
 
     def end(self) -> tuple[int, str, str]:
         printed, complaint = self._process.communicate(timeout=DEADLINE_S)
-        return self._process.returncode, printed or "", complaint
+        return self._process.returncode, (printed or b"").decode(), complaint.decode()
 
     def close(self) -> None:
         with self._process:  # closes its pipes
