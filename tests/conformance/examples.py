@@ -1,6 +1,6 @@
 """Examples of hypothesis on an engine: each has an engine and a store of its own.
 
-The examples are the same each time. More of them, and others, for a night: EXAMPLES=1000 pytest -k model
+The examples are the same each time. More of them, and others, for a night: EXAMPLES=1000 pytest --timeout=0 -k model
 """
 
 import asyncio
