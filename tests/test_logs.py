@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -41,6 +42,20 @@ def test_on_lambda_a_line_is_the_standard_librarys_with_its_fields(caplog: pytes
     (record,) = caplog.records
     assert (record.name, record.levelname, record.message) == ("tocsin.test", "INFO", "it began")
     assert record.__dict__["code"] == "gone"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_with_it(form: str) -> None:
+    program = f"""
+from tocsin import logs
+logs.configure("{form}")
+for _ in range(3):
+    logs.Log("tocsin.test").error("it fails", why="x" * 10_000)
+print("it goes on", flush=True)
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.stdout == b"it goes on\n"
 
 
 def test_structlog_is_loaded_with_the_first_line() -> None:

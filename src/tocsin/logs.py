@@ -2,10 +2,13 @@
 
 anybody -> Log.info, .warning, .error -> structlog, on stderr | the standard library, which Lambda prints as JSON
 
-Rule: structlog is loaded with the first line and not before. It takes longer than all of ours together, and a function
-      on AWS, which has the standard library's instead, would wait for it at each start.
+Rules:
+- structlog is loaded with the first line and not before. It takes longer than all of ours together, and a function on
+  AWS, which has the standard library's instead, would wait for it at each start;
+- a line that can't be written (the disk is full, its reader has gone) is lost, and nobody's work with it.
 """
 
+import contextlib
 import logging
 import sys
 from types import ModuleType
@@ -51,7 +54,8 @@ class _Sink:
         if self.form == "lambda":
             getattr(logging.getLogger(name), level)(event, extra=fields)
         else:
-            getattr(self.structlog().get_logger(name), level)(event, **fields)
+            with contextlib.suppress(OSError):
+                getattr(self.structlog().get_logger(name), level)(event, **fields)
 
     def structlog(self) -> ModuleType:
         import structlog

@@ -490,6 +490,46 @@ async def test_where_answers_that_nobody_takes_have_no_more_room_who_waited_long
     assert taken < size
 
 
+async def test_where_large_bodies_under_way_have_no_more_room_the_longest_gives_way(
+    start_front: StartFront, connect: Connect
+) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.request":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+
+    await start_front(PortSettings(bodies=20_000_000), http=answer)
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9000000\r\n\r\n"
+    longest, *others = [await connect() for _ in range(3)]
+    for peer in (longest, *others):
+        await peer.send(head + b"x" * 8_000_000)
+    answered = await longest.response()
+    assert answered.status == 503
+    assert b'"unavailable"' in answered.body
+    assert await longest.at_end()
+    for peer in others:
+        await peer.send(b"x" * 1_000_000)
+        assert (await peer.response()).status == 200
+
+
+async def test_who_asks_ahead_and_leaves_without_reading_is_no_defect(
+    start_front: StartFront, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"400000")]})
+        await send({"type": "http.response.body", "body": b"x" * 400_000})
+
+    front = await start_front(http=answer)
+    peer = await connect(receive_buffer=4_096)
+    await peer.send(GET * 8)
+    await eventually(lambda: any(http.flow.write_paused for http in front.http_connections()))
+    peer.vanish()
+    await eventually(lambda: not front.uvicorn.connections and not front.uvicorn.tasks)
+    assert caplog.records == []
+
+
 async def test_an_idle_connection_is_closed(start_front: StartFront, connect: Connect) -> None:
     await start_front(PortSettings(idle_timeout=0.1))
     peer = await connect()

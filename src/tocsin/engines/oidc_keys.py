@@ -5,17 +5,21 @@ A JWKS URL that is given skips the discovery document.
 
 Rule: https only; http where both ends are this machine (loopback). No redirect is followed: the operator names who
       may hand out keys, and nobody passes that on.
-Rule: what is fetched is bounded, in time (5 s for a step, and for a body) and in size (1 MiB), and read strictly.
+Rule: what is fetched is bounded, in time (5 s to connect, and as much for all of an answer) and in size (1 MiB), and
+      read strictly.
 
 Fetching is blocking code of the standard library in a thread; `identity.Keys` says when, and what if it fails:
 known keys stay in use, a token with an unknown one is answered with `unavailable` and not with a refusal for good.
 """
 
 import asyncio
+import contextlib
 import re
+import socket
 import ssl
+import threading
 import time
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
 from typing import Final
 from urllib.error import HTTPError, URLError
@@ -115,18 +119,19 @@ class OidcKeys:
                     body += piece
                     if len(body) > MAX_BODY:
                         raise KeysUnusable(f"{url} answers with more than {MAX_BODY} bytes.")
-                    if time.monotonic() > deadline:
-                        raise TimeoutError("it takes too long")
+                if time.monotonic() > deadline:  # it was cut
+                    raise TimeoutError
                 return bytes(body), response.headers
         except HTTPError as error:
             error.close()
             raise KeysUnusable(
                 f"{url} answers with status {error.code}; only 200 will do, and no redirect is followed."
             ) from None
-        except URLError as error:
-            raise KeysUnusable(f"{url} cannot be fetched: {error.reason}.") from None
         except (OSError, HTTPException) as error:
-            raise KeysUnusable(f"{url} cannot be fetched: {str(error) or type(error).__name__}.") from None
+            reason = error.reason if isinstance(error, URLError) else str(error) or type(error).__name__
+            if time.monotonic() > deadline:
+                reason = "it takes too long"
+            raise KeysUnusable(f"{url} cannot be fetched: {reason}.") from None
 
 
 def _fresh_for(headers: HTTPMessage) -> int:
@@ -161,13 +166,52 @@ def _opener(tls: ssl.SSLContext) -> OpenerDirector:
     opener = OpenerDirector()
     for handler in (
         ProxyHandler({scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}),
-        HTTPHandler(),
-        HTTPSHandler(context=tls),
+        _Http(),
+        _Https(tls),
         HTTPDefaultErrorHandler(),
         HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
     return opener
+
+
+class _Bounded(HTTPConnection):
+    """Is cut when its time is over. The standard library's time is for each read: who drips has for ever."""
+
+    def connect(self) -> None:
+        self._create_connection = _bounded
+        super().connect()
+
+
+class _BoundedTls(_Bounded, HTTPSConnection): ...
+
+
+class _Http(HTTPHandler):
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_Bounded, req)
+
+
+class _Https(HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._tls = context
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_BoundedTls, req, context=self._tls)
+
+
+def _bounded(address: tuple[str, int], seconds: float, source: None = None) -> socket.socket:
+    """Connects, and shuts the connection down after as many seconds: by a descriptor of its own, TLS or not."""
+    connection = socket.create_connection(address, seconds, source)
+    clock = threading.Timer(seconds, _cut, (connection.dup(),))
+    clock.daemon = True
+    clock.start()
+    return connection
+
+
+def _cut(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):  # it may have ended long ago
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 # -- JWK sets ----------------------------------------------------------------------------------------------------------

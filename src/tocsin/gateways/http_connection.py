@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tocsin.errors import Refusal
 from tocsin.gateways.handshake import render_refusal, requested_id
@@ -22,6 +22,8 @@ from tocsin.gateways.port import Port
 
 MAX_PIPELINED: Final = 16
 """Requests that a client may send ahead of their answers."""
+SMALL_BODY: Final = 128 * 1024
+"""Bytes of a body that count for nothing."""
 SERVED: Final = (b"GET ", b"POST ", b"DELETE ", b"HEAD ", b"OPTIONS ")
 """How requests begin that the parser reads as they are."""
 
@@ -44,23 +46,30 @@ class HttpConnection(HttpToolsProtocol):
         self._read_anew = read_anew
         self._in_body = False
         self._head = 0  # bytes of an unfinished head, those of its first read left out
+        self._body = 0  # bytes of an unfinished body
+        self._running: RequestResponseCycle | None = None  # what is being answered; `cycle` is what was read last
         self._ended = False  # nothing more is read
         self._unsent = 0
         self._moved = port.now  # when the peer last took something, or nothing was to be taken
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._running is not None:  # uvicorn tells only who was read last that nobody is there any more
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._unset_keepalive_if_required()
-        self._port.was_read(self)
+        self._port.unread.forget(self)
+        self._port.bodies.forget(self)
         self._port.leave(self._peer)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._port.keep_unread(self, self.transport.get_write_buffer_size())
+        for longest in self._port.unread.keep(self, self.transport.get_write_buffer_size()):
+            longest.abort()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._port.was_read(self)
+        self._port.unread.forget(self)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -110,11 +119,26 @@ class HttpConnection(HttpToolsProtocol):
         super().on_headers_complete()
         if self._method is not None:
             self.scope["method"], self._method = self._method, None
-        self._since, self._in_body = port.now, True
+        if not self.pipeline:
+            self._running = self.cycle
+        self._since, self._in_body, self._body = port.now, True, 0
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._body += len(body)
+        if self._body > SMALL_BODY:
+            for longest in self._port.bodies.keep(self, self._body):
+                longest.give_way()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        if self._body > SMALL_BODY:
+            self._port.bodies.forget(self)
         self._since, self._in_body = None, False
+
+    def on_response_complete(self) -> None:
+        self._running = self.pipeline[-1][0] if self.pipeline else None
+        super().on_response_complete()
 
     @property
     def _is_idle(self) -> bool:
@@ -148,6 +172,10 @@ class HttpConnection(HttpToolsProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def give_way(self) -> None:
+        """To other large bodies: this one is the longest under way."""
+        self._refuse(Refusal("unavailable", "Too many large bodies are on their way.", retry_after=1))
 
     def _answer(self, refusal: Refusal) -> None:
         request_id = requested_id(self._header_values(b"x-request-id"), self._port.new_id)

@@ -9,8 +9,8 @@ import asyncio
 import resource
 import sys
 import time
-from collections.abc import Callable
-from typing import Final, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 
 import msgspec
 import uvicorn
@@ -22,6 +22,11 @@ from tocsin.errors import Refusal
 from tocsin.gateways.addresses import Addresses
 from tocsin.gateways.keepalive import Keepalive, WebSocketSettings
 from tocsin.gateways.websocket import Application, WebSocketConnection
+
+if TYPE_CHECKING:
+    from tocsin.gateways.http_connection import HttpConnection
+
+T = TypeVar("T")
 
 _SPARE_FILES: Final = 256
 """Descriptors that connections may not take: the store's, the logs'."""
@@ -42,15 +47,38 @@ class PortSettings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout: float = 75.0
     send_buffer: int = 131_072
     unread: int = 256 * 1024 * 1024
+    bodies: int = 256 * 1024 * 1024
     backlog: int = 4_096
     websocket: WebSocketSettings = WebSocketSettings()
 
 
 class Arrival(Protocol):
-    """A connection that is no WebSocket, or not yet."""
+    """A connection whose head is not whole yet."""
 
     def sweep(self, now: float) -> None: ...
     def abort(self) -> None: ...
+
+
+class Backlog(Generic[T]):
+    """Bytes that connections make us keep. All together have a bound; beyond it who has kept his longest gives way."""
+
+    def __init__(self, room: int) -> None:
+        self._room: Final = room
+        self._sizes: Final[dict[T, int]] = {}
+        self._total = 0
+
+    def keep(self, connection: T, size: int) -> Sequence[T]:
+        """It has so many now. Those who have to give way; one alone does not."""
+        self._total += size - self._sizes.get(connection, 0)
+        self._sizes[connection] = size
+        cut: list[T] = []
+        while self._total > self._room and len(self._sizes) > 1:
+            cut.append(next(iter(self._sizes)))
+            self.forget(cut[-1])
+        return cut
+
+    def forget(self, connection: T) -> None:
+        self._total -= self._sizes.pop(connection, 0)
 
 
 class Port:
@@ -75,8 +103,9 @@ class Port:
         self.clock: Final = clock
         self.keepalive: Final[Keepalive[WebSocketConnection]] = Keepalive(self.settings.websocket, clock, refused)
         self.arrivals: Final[set[Arrival]] = set()
-        #: Whose answer waits to be taken, and how long it is; who has waited longest is first.
-        self._unread: Final[dict[Arrival, int]] = {}
+        #: Answers that wait to be taken, and large bodies that are not whole yet.
+        self.unread: Final[Backlog[HttpConnection]] = Backlog(self.settings.unread)
+        self.bodies: Final[Backlog[HttpConnection]] = Backlog(self.settings.bodies)
         self.uvicorn: Final = ServerState()
         self.config: Final = uvicorn.Config(
             http,
@@ -123,17 +152,6 @@ class Port:
         self.addresses.leave(address)
         if not self._open:
             self.empty.set()
-
-    def keep_unread(self, connection: Arrival, size: int) -> None:
-        """Where answers that nobody takes have no more room, who has kept his waiting longest is cut."""
-        self._unread[connection] = size
-        while len(self._unread) > 1 and sum(self._unread.values()) > self.settings.unread:
-            longest = next(iter(self._unread))
-            del self._unread[longest]
-            longest.abort()
-
-    def was_read(self, connection: Arrival) -> None:
-        self._unread.pop(connection, None)
 
     def admit_no_more(self) -> None:
         """Who was accepted but is not here yet comes too late."""
