@@ -47,10 +47,11 @@ def test_on_lambda_a_line_is_the_standard_librarys_with_its_fields(caplog: pytes
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_line_that_cannot_be_written_is_lost_and_nothing_with_it(form: str) -> None:
     program = f"""
+import structlog
 from tocsin import logs
 logs.configure("{form}")
-for _ in range(3):
-    logs.Log("tocsin.test").error("it fails", why="x" * 10_000)
+for log in (logs.Log("tocsin.test"), structlog.get_logger("tocsin.test")):
+    log.error("it fails", why="x" * 10_000)
 print("it goes on", flush=True)
 """
     with Path("/dev/full").open("w") as full:

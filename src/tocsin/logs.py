@@ -12,7 +12,7 @@ import contextlib
 import logging
 import sys
 from types import ModuleType
-from typing import Final, Literal
+from typing import Final, Literal, TextIO, cast
 
 #: For a person, for a program, or as Lambda has it.
 Form = Literal["text", "json", "lambda"]
@@ -43,6 +43,18 @@ def configure(form: Form) -> None:
         _sink.structlog()
 
 
+class _LossyStderr:
+    """What can't be written is lost."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
 class _Sink:
     def __init__(self) -> None:
         self.form: Form = "text"
@@ -54,8 +66,7 @@ class _Sink:
         if self.form == "lambda":
             getattr(logging.getLogger(name), level)(event, extra=fields)
         else:
-            with contextlib.suppress(OSError):
-                getattr(self.structlog().get_logger(name), level)(event, **fields)
+            getattr(self.structlog().get_logger(name), level)(event, **fields)
 
     def structlog(self) -> ModuleType:
         import structlog
@@ -75,7 +86,7 @@ class _Sink:
                     renderer,
                 ],
                 wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-                logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+                logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _LossyStderr())),
             )
         return structlog
 
