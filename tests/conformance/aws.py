@@ -104,8 +104,7 @@ class AwsHarness(Harness):
 
     async def minute(self) -> None:
         async with self._job:
-            await self.service.connection_handler.expire()
-            await self.aws.each_minute()
+            await self.aws.each_minute(self.service.connection_handler.expire)
 
     def split(self, frames: bytes) -> Sequence[bytes]:
         return [frames]

@@ -1,7 +1,7 @@
 """The nine functions on either engine: events in, results out, and clients that hear what is posted to them."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -40,7 +40,7 @@ class Functions(Harness):
                 self.service.tokens,
                 RULES,
                 consume=self._consume,
-                each_minute=self._each_minute,
+                each_minute=self._this_minute,
                 limit_of=self._limit_of,
                 cursors=Cursors(b"secret"),
                 allowed_origins=frozenset({ORIGIN}),
@@ -125,7 +125,7 @@ class Functions(Harness):
     async def _consume(self, batch: Batch) -> Sequence[str]: ...
 
     @abstractmethod
-    async def _each_minute(self) -> None: ...
+    async def _this_minute(self, expire: Callable[[], Awaitable[None]]) -> None: ...
 
     @abstractmethod
     async def _limit_of(self, ticket: str) -> frozenset[str] | None: ...
@@ -145,7 +145,8 @@ class EmbeddedFunctions(Functions, EmbeddedHarness):
         self.batches.append(batch)
         return ["message-1"]
 
-    async def _each_minute(self) -> None:
+    async def _this_minute(self, expire: Callable[[], Awaitable[None]]) -> None:
+        await expire()
         self.minutes += 1
 
     async def _limit_of(self, ticket: str) -> frozenset[str] | None:
@@ -165,8 +166,8 @@ class AwsFunctions(Functions, AwsHarness):
     async def _consume(self, batch: Batch) -> Sequence[str]:
         return await aws.consumer(self.aws.bus, self.settings)(batch)
 
-    async def _each_minute(self) -> None:
-        await self.aws.each_minute()
+    async def _this_minute(self, expire: Callable[[], Awaitable[None]]) -> None:
+        await self.aws.each_minute(expire)
 
     async def _limit_of(self, ticket: str) -> frozenset[str] | None:
         return await self.aws.tickets.limit_of(ticket)

@@ -92,7 +92,7 @@ class Parts:
         rules: TokenRules,
         *,
         consume: Callable[[Batch], Awaitable[Sequence[str]]],
-        each_minute: Callable[[], Awaitable[None]],
+        each_minute: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
         limit_of: Callable[[str], Awaitable[frozenset[str] | None]],
         cursors: Cursors,
         allowed_origins: frozenset[str] = frozenset(),
@@ -248,10 +248,7 @@ async def websocket_authorizer(parts: Parts, event: Event) -> Result:
 @EntryPoint
 async def connection_handler(parts: Parts, event: Event) -> Result:
     if aws_events.is_minute(event):
-        try:
-            await parts.service.connection_handler.expire()
-        finally:
-            await parts.each_minute()
+        await parts.each_minute(parts.service.connection_handler.expire)
         return {}
     match aws_events.read_socket_event(event):
         case Frame() as frame:

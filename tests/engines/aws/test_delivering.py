@@ -318,6 +318,10 @@ async def test_what_one_was_marked_to_have_missed_is_not_sent_after_all_by_a_rep
 # -- the minute's job ------------------------------------------------------------------------------------------------
 
 
+async def nothing() -> None:
+    """No token ends."""
+
+
 def missed_rows(harness: AwsHarness) -> list[str]:
     items = harness.stage.services.dynamodb.scan(TableName=harness.stage.tables["SubscriptionTable"])["Items"]
     return [item["chatId"]["S"] for item in items if item["chatId"]["S"].startswith("#missed#")]
@@ -337,6 +341,17 @@ async def test_who_hears_nothing_more_is_told_within_two_minutes_what_he_missed(
     assert kinds(client) == ["gap"]
 
 
+@pytest.mark.parametrize("minutes", [5, 11, 115])
+async def test_a_job_that_did_not_come_is_made_up_for_by_the_next(harness: AwsHarness, minutes: int) -> None:
+    await harness.told()
+    (client,) = await listeners(harness, 1)
+    harness.api.refuse(client.connection_id, 500)
+    await deliver(harness, await numbered(harness))
+    harness.clock.advance(minutes * 60)
+    await harness.clock.run(harness.minute())
+    assert (kinds(client), missed_rows(harness)) == (["gap"], [])
+
+
 async def test_a_job_that_died_before_it_struck_out_a_gap_tells_it_again(harness: AwsHarness) -> None:
     (client,) = await listeners(harness, 1)
     harness.api.refuse(client.connection_id, 500)
@@ -350,8 +365,8 @@ async def test_a_job_that_died_before_it_struck_out_a_gap_tells_it_again(harness
 
     harness.aws.dynamodb.client.meta.events.register("before-parameter-build.dynamodb.UpdateItem", lose)
     with pytest.raises(RuntimeError):
-        await harness.clock.run(harness.aws.each_minute())
-    await harness.clock.run(harness.aws.each_minute())
+        await harness.clock.run(harness.aws.each_minute(nothing))
+    await harness.clock.run(harness.aws.each_minute(nothing))
     assert kinds(client) == ["gap", "gap"]
     assert "missedFrom" not in subscription_of(harness, client)
 
@@ -366,7 +381,8 @@ async def test_a_mark_without_its_minutes_row_is_never_written(harness: AwsHarne
 
     harness.aws.dynamodb.client.meta.events.register("before-call.dynamodb.UpdateItem", look)
     await deliver(harness, await numbered(harness))
-    assert [call["Item"]["chatId"]["S"].split("#")[1] for call in written] == ["missed"]
+    marks = [call["Item"]["chatId"]["S"].split("#")[1] for call in written]
+    assert [mark for mark in marks if mark != "whole"] == ["missed"]
 
 
 # -- one connection --------------------------------------------------------------------------------------------------

@@ -90,11 +90,28 @@ async def test_of_two_jobs_at_once_one_warns(bare: AwsHarness) -> None:
     assert sorted(len(found) for found in both) == [0, 1]
 
 
-async def test_a_job_that_did_not_come_is_made_up_for_by_the_next(harness: AwsHarness) -> None:
+@pytest.mark.parametrize("minutes", [3, 11, 115])
+async def test_a_job_that_did_not_come_is_made_up_for_by_the_next(harness: AwsHarness, minutes: int) -> None:
+    await job(harness)
     client = await connect(harness, 1)
-    harness.clock.advance(3 * 60)
+    harness.clock.advance(minutes * 60)
     await harness.clock.run(harness.minute())
     assert client.closed is not None
+
+
+async def test_so_is_one_that_came_and_failed_the_first_ones_too(bare: AwsHarness) -> None:
+    connections = bare.engine.connections
+
+    async def fail() -> None:
+        await connections.expiring(bare.clock.now())
+        raise RuntimeError("the function ends here")
+
+    await connections.open(connection("one", identity("alice", expires_at=bare.clock.now() + MINUTE)))
+    for _ in range(11):
+        with pytest.raises(RuntimeError):
+            await bare.aws.each_minute(fail)
+        bare.clock.advance(60)
+    assert [found.connection_id for found in await connections.expiring(bare.clock.now())] == ["one"]
 
 
 async def test_a_token_that_outlives_its_connection_is_not_waited_for(harness: AwsHarness) -> None:

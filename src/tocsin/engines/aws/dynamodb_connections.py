@@ -46,7 +46,7 @@ TOGETHER: Final = 49
 ROUNDS: Final = 5
 #: From how long before a token's `exp` its connection is warned; the job comes each minute.
 WARNING_MILLISECONDS: Final = 120_000
-#: Minutes whose rows are looked at: late ones, in case the job did not come, and up to the warning.
+#: Minutes whose rows are looked at, at least: late ones, and up to the warning.
 _MINUTES: Final = range(-3, 4)
 
 _GONE: Final = "The connection is gone."
@@ -137,7 +137,7 @@ class DynamodbConnections:
             await self._minutes.put(expiry_bucket(minute, connection_id), minute, connection_id)
 
     async def expiring(self, now: int) -> Sequence[Connection]:
-        buckets = [bucket for minute in _MINUTES for bucket in expiry_buckets(minute_of(now) + minute)]
+        buckets = [bucket for minute in await self._minutes.due(now, _MINUTES) for bucket in expiry_buckets(minute)]
         names = await asyncio.gather(*map(self._minutes.names, buckets))
         entries = await self._connections.get_many({name for found in names for name in found})
         due = await asyncio.gather(*[self._is_due(entry, now) for entry in entries])

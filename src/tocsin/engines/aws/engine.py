@@ -5,7 +5,7 @@ pays for what it needs.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final, TypeVar
 
@@ -29,7 +29,7 @@ from tocsin.engines.aws.dynamodb_tries import DynamodbTries
 from tocsin.engines.aws.emf_metrics import EmfMetrics
 from tocsin.engines.aws.gaps import Gaps
 from tocsin.engines.aws.message_rows import MessageRows
-from tocsin.engines.aws.minute_rows import MinuteRows
+from tocsin.engines.aws.minute_rows import MinuteRows, minute_of
 from tocsin.engines.aws.settings import AwsSettings
 from tocsin.engines.aws.sns_bus import SnsBus
 from tocsin.engines.aws.sqs_dead_letters import SqsDeadLetters
@@ -139,14 +139,14 @@ class AwsEngine:
         self.tickets: Final = DynamodbTickets(self.dynamodb, settings.claim_table)
         posts = ApiGatewayPosts(self.api, clock=clock, slots=THREADS)
         subscriptions = SubscriptionRows(self.dynamodb, settings.subscription_table)
-        minutes = MinuteRows(self.dynamodb, settings.subscription_table)
-        gaps = Gaps(posts=posts, rows=subscriptions, minutes=minutes, clock=clock, metrics=metrics)
+        self._minutes = MinuteRows(self.dynamodb, settings.subscription_table)
+        gaps = Gaps(posts=posts, rows=subscriptions, minutes=self._minutes, clock=clock, metrics=metrics)
         connections = DynamodbConnections(
             dynamodb=self.dynamodb,
             permissions_table=settings.permissions_table,
             connections=ConnectionRows(self.dynamodb, settings.connection_table, clock),
             rows=subscriptions,
-            minutes=minutes,
+            minutes=self._minutes,
             gaps=gaps,
             clock=clock,
             metrics=metrics,
@@ -183,9 +183,15 @@ class AwsEngine:
         for calls in (self.dynamodb, self.sns, self.sqs, self.secrets, self.api):
             calls.close()
 
-    async def each_minute(self) -> None:
-        """What the minute's job does beside the component's `expire`."""
-        await self._clients.tell_missed()
+    async def each_minute(self, expire: Callable[[], Awaitable[None]]) -> None:
+        """The minute's job: the component's `expire`, and the gaps, even if that fails. If one does, the next looks
+        back to here."""
+        minute = minute_of(self._clock.now())
+        try:
+            await expire()
+        finally:
+            await self._clients.tell_missed()
+        await self._minutes.whole(minute)
 
     async def _died(self, queue: Queue, message: Message) -> None:
         """Who listens is told of a number that will not come. Where none was drawn nobody misses one."""

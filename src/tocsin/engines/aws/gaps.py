@@ -8,6 +8,7 @@ Rules:
 - the minute's row stands before the mark, so that a mark without a next post is found.
 """
 
+import asyncio
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ from tocsin.engines.aws.minute_rows import MinuteRows, minute_of, missed_bucket
 from tocsin.engines.aws.subscription_rows import SubscriptionRow, SubscriptionRows
 from tocsin.metrics import Metrics
 
-#: Minutes whose rows are looked at, from the present one. That one is not over: a next post may still tell it.
+#: Minutes whose rows are looked at, at least. The present one is not over: a next post may still tell it.
 _DUE: Final = range(-5, 0)
 
 
@@ -83,10 +84,10 @@ class Gaps:
 
     async def due(self, now: int) -> list[tuple[str, str, str]]:
         """What the minute's job looks at: bucket, connection and chat."""
+        buckets = [missed_bucket(minute) for minute in await self._minutes.due(now, _DUE)]
         found = []
-        for before in _DUE:
-            bucket = missed_bucket(minute_of(now) + before)
-            for name in await self._minutes.names(bucket):
+        for bucket, names in zip(buckets, await asyncio.gather(*map(self._minutes.names, buckets)), strict=True):
+            for name in names:
                 connection_id, _, chat_id = name.partition("#")
                 found.append((bucket, connection_id, chat_id))
         return found

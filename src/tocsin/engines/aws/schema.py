@@ -70,7 +70,7 @@ PERMISSIONS_TABLE: Final = Table(
 SEQUENCE_TABLE: Final = Table(name="SequenceCounterTable", variable="SEQUENCE_TABLE", partition=Key("scope"))
 EPOCH: Final = "#epoch"
 OLDEST: Final = "oldest#"
-#: Who listens to what, read consistently; and rows by the minute (chatId `#expires#…`, `#missed#…`).
+#: Who listens to what, read consistently; and rows by the minute (chatId `#expires#…`, `#missed#…`, `#whole`).
 SUBSCRIPTION_TABLE: Final = Table(
     name="SubscriptionTable",
     variable="SUBSCRIPTION_TABLE",
