@@ -11,9 +11,10 @@ from tests.conformance.aws import AwsHarness
 from tests.conformance.harness import BACK_END, Client, Options
 from tests.engines.aws.containers import item_of, subscription_of, tap
 from tests.manual_clock import turns
-from tocsin.engines.aws.apigateway_clients import FAN_OUT_SECONDS, YOUNG_MILLISECONDS
+from tocsin.engines.aws.apigateway_clients import FAN_OUT_SECONDS, SEND_SECONDS, YOUNG_MILLISECONDS
 from tocsin.engines.aws.apigateway_posts import POST_SECONDS
 from tocsin.engines.aws.bus_format import message_of, with_number
+from tocsin.engines.aws.calls import Unreachable, until
 from tocsin.engines.aws.engine import THREADS
 from tocsin.errors import Refusal
 from tocsin.message import Message, PublishRequest, check_publish
@@ -21,6 +22,8 @@ from tocsin.profiles.aws import LARGEST
 from tocsin.topology import WEBSOCKET_FIFO_QUEUE
 
 pytestmark = pytest.mark.slow
+#: What a function is given, longer than a delivery may take.
+FUNCTION_SECONDS = 45.0
 
 
 async def listeners(harness: AwsHarness, number: int) -> list[Client]:
@@ -227,7 +230,8 @@ async def test_a_delivery_ends_at_its_deadline_and_who_was_not_reached_is_told(i
     audience = await impatient.engine.connections.audience(["c1"])
     message = await numbered(impatient)
     began = impatient.clock.monotonic()
-    delivering = asyncio.ensure_future(impatient.engine.clients.deliver(audience, [message]))
+    with until(began + FUNCTION_SECONDS):
+        delivering = asyncio.ensure_future(impatient.engine.clients.deliver(audience, [message]))
     await impatient.api.until_in_flight(THREADS)
     impatient.clock.advance(FAN_OUT_SECONDS)
     await turns()
@@ -240,6 +244,23 @@ async def test_a_delivery_ends_at_its_deadline_and_who_was_not_reached_is_told(i
     await deliver(impatient, await numbered(impatient))
     assert [kinds(client) for client in hang] == [[1, 2]] * len(hang)
     assert [kinds(client) for client in others] == [["gap", 2]] * len(others)
+
+
+async def test_so_does_what_is_sent_to_one_and_its_sender_is_told(
+    harness: AwsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame is taken, and takes its time."""
+    (client,) = await listeners(harness, 1)
+    take = client.write
+
+    def slowly(frame: bytes) -> None:
+        harness.clock.advance(SEND_SECONDS / 2)
+        take(frame)
+
+    monkeypatch.setattr(client, "write", slowly)
+    with until(harness.clock.monotonic() + FUNCTION_SECONDS), pytest.raises(Unreachable):
+        await harness.engine.clients.send(client.connection_id, [b'{"type":"a"}'] * 5)
+    assert len(client.of_type("a")) == 2
 
 
 async def test_a_frame_that_is_too_large_leaves_a_gap_in_its_place(harness: AwsHarness) -> None:

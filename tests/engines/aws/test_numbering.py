@@ -156,6 +156,15 @@ async def test_storing_and_numbering_in_either_order_make_the_same_row(bare: Aws
     }
 
 
+async def test_what_is_stored_after_it_was_numbered_expires_when_its_number_does(bare: AwsHarness) -> None:
+    """Its publisher's clock is an hour behind: by itself it would go before the number below it."""
+    now = bare.clock.now()
+    first, behind = [message_of(stamped(bare.publication("c1", at), at)) for at in (now, now - 3_600_000)]
+    await number(bare, first, behind)
+    await bare.engine.messages.store([first, behind])
+    assert {row["ttl"]["N"] for row in rows_of(bare, "c1")} == {str((now + 30 * DAY) // 1000)}
+
+
 async def test_what_is_not_numbered_draws_none(bare: AwsHarness) -> None:
     plain = message_of(bare.publication("c1", kind="standard"))
     other = message_of(bare.publication("c1", channel="email"))
