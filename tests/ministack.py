@@ -5,7 +5,8 @@
 Rules:
 - a missing emulator fails the test, never skips it: `make build/ministack/bin/ministack` puts it there;
 - it listens on 127.0.0.1 alone, on a port that was free;
-- what it writes (a copy of the code for each process of a function) is in a folder of its own, and gone when it stops;
+- what it writes (a copy of the code for each process of a function, keys of user pools) is in a folder of its own, and
+  gone when it stops;
 - a function may do what its role allows, and no more (AUTH); the test's own key is the account's, which may everything;
 - what is deployed stands in deploy/aws; a stage has what the engine needs, from the same tables (schema, topology).
 """
@@ -77,6 +78,7 @@ class Ministack:
             "PYTHONUNBUFFERED": "1",
             "AUTH": "true",
             "TMPDIR": self._folder.name,
+            "STATE_DIR": self._folder.name,
         }
         # Its functions' processes are no children of ours, but of its group.
         self._process = subprocess.Popen(

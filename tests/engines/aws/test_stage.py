@@ -2,9 +2,14 @@
 
 import json
 import socket
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from urllib.request import urlopen
 
+import boto3
 import pytest
 
 from tests.conformance.aws import AwsHarness
@@ -14,6 +19,25 @@ from tocsin.engines.aws.schema import TABLES
 from tocsin.topology import QUEUES
 
 pytestmark = pytest.mark.slow
+
+
+def test_what_the_emulator_writes_is_in_a_folder_of_its_own_and_gone_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    emulator = Ministack()
+    try:
+        for name, value in emulator.environment().items():
+            monkeypatch.setenv(name, value)
+        with closing(boto3.client("cognito-idp")) as cognito:
+            pool = cognito.create_user_pool(PoolName="people")["UserPool"]["Id"]
+        with urlopen(f"{emulator.url}/{pool}/.well-known/jwks.json") as answer:
+            assert "keys" in json.load(answer)
+        (folder,) = tmp_path.iterdir()
+        assert [path.name for path in folder.glob("cognito*.pem")] == ["cognito-rsa-key.pem"]
+    finally:
+        emulator.stop()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_stages_have_nothing_in_common(make_stage: Callable[[], Stage]) -> None:
