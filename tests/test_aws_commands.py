@@ -368,8 +368,23 @@ async def test_mappings_stand_still_until_connections_have_ended_and_go_on_then(
     )
     state = functools.partial(functions.get_event_source_mapping, UUID=made["UUID"])
     client = await stand.connect(ALICE)
-    into = f"{stand.stage.prefix}-restored-"
-    told = await done(stand, "aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into", into)
+    into, spoilt = f"{stand.stage.prefix}-restored-", f"{stand.stage.prefix}-spoilt-"
+    restore = ("aws", "restore", "--to", "2026-01-31T09:00:00Z", "--into")
+    refused = await command(stand, *restore, into, "--tables-prefix", "nonesuch-")
+    assert (refused.returncode, refused.stderr.count("\n"), state()["State"]) == (1, 1, "Enabled")
+    stand.stage.services.dynamodb.create_table(  # no epoch can be written to it
+        TableName=f"{spoilt}SequenceCounterTable",
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "other", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "other", "AttributeType": "S"}],
+    )
+    failed = await command(stand, *restore, spoilt)
+    notice, reason = failed.stderr.splitlines()
+    assert (failed.returncode, state()["State"]) == (1, "Disabled")
+    assert "paused" in notice
+    assert "tocsin aws resume" in notice
+    assert reason.startswith("tocsin: AWS: ")
+    told = await done(stand, *restore, into)
     assert told["paused"] == 1
     assert state()["State"] == "Disabled"
     assert client.closed is None

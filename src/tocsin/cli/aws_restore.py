@@ -2,10 +2,13 @@
 
     restore -> deploy with the new names (docs/aws-deployment-checklist.md) -> resume
 
-Rule: between the two the queues' functions stand still, and what is published waits in the queues.
+Rules:
+- between the two the queues' functions stand still, and what is published waits in the queues;
+- they are paused once AWS has begun the copies: a restore that it refuses stops nobody;
+- whoever leaves them paused without having ended is told so, and which command starts them.
 """
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +16,14 @@ from tocsin.cli import values
 from tocsin.cli.aws_account import Account, Prefix, Region, Tables
 from tocsin.cli.printing import AsJson, print_json
 from tocsin.message import parse_rfc3339
+
+if TYPE_CHECKING:
+    from tocsin.engines.aws.restoration import Repaired, Restoration
+
+_PAUSED: Final = (
+    "The mappings of the queues are paused, or some of them. Repeat the command to go on, or give it up with "
+    "`tocsin aws resume`: it starts them again, and ends all connections."
+)
 
 To = Annotated[
     str, typer.Option("--to", help="The second, as 2026-01-31T09:00:00Z.", parser=values.moment, metavar="TIME")
@@ -44,13 +55,13 @@ def restore(
         clock = SystemClock()
         restoration = Restoration(account.engine.dynamodb, account.tables_prefix, into, clock)
 
-        async def run() -> tuple[int, Any]:
-            paused = await Mappings(account.functions(), prefix, clock).switch(on=False)
-            await restoration.copy(parse_rfc3339(to))
-            await restoration.ready()
-            return paused, await restoration.repair()
-
-        paused, repaired = account.run(run())
+        account.run(restoration.copy(parse_rfc3339(to)))  # what AWS refuses it refuses here
+        try:
+            paused = account.run(Mappings(account.functions(), prefix, clock).switch(on=False))
+            repaired = account.run(_make_fit(restoration))
+        except BaseException:
+            typer.echo(_PAUSED, err=True)
+            raise
     if as_json:
         print_json({"paused": paused, "repaired": repaired})
         return
@@ -58,6 +69,11 @@ def restore(
     typer.echo(f"{repaired.chats} chats, {repaired.raised} counters raised, {repaired.filled} numbers filled")
     typer.echo(f"epoch {repaired.epoch}")
     typer.echo(f"Now deploy with --tables-prefix {into}, then: tocsin aws resume --endpoint …")
+
+
+async def _make_fit(restoration: "Restoration") -> "Repaired":
+    await restoration.ready()
+    return await restoration.repair()
 
 
 def resume(

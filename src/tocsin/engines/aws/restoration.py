@@ -1,7 +1,7 @@
 """Restoring: the tables as they were at one second, under new names, made fit to be served from.
 
-    `tocsin aws restore` -> Mappings.pause -> Restoration: copy -> ready -> repair -> (deploy with the new names)
-    `tocsin aws resume` -> end_connections -> Mappings.resume
+    `tocsin aws restore` -> Restoration: copy -> (Mappings: off) -> ready -> repair -> (deploy with the new names)
+    `tocsin aws resume` -> end_connections -> (Mappings: on)
 
 Messages, roles and counters are DynamoDB's copies of that second (KEPT). Connections, subscriptions and claims begin
 empty: what they said is about sockets and minutes that are past.
@@ -12,7 +12,7 @@ Rules:
   out and that no message has is filled: reads are complete or refuse, and would refuse for ever;
 - the store gets a new epoch: who has heard more than the copy knows is told;
 - a restored table has neither TTL nor backups nor protection before it is given them;
-- each step may be done again: what stands already is left.
+- each step may be done again: what stands already is left, and a copy of another moment is refused.
 """
 
 import secrets
@@ -41,7 +41,8 @@ from tocsin.engines.aws.schema import (
     Key,
     Table,
 )
-from tocsin.message import WEBSOCKET, MessageIds
+from tocsin.errors import Refusal
+from tocsin.message import WEBSOCKET, MessageIds, rfc3339
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -85,17 +86,26 @@ class Restoration:
         self._ids = MessageIds(secrets.randbits)
 
     async def copy(self, moment: int) -> None:
-        """Begins it; `moment` in milliseconds."""
+        """Begins it; `moment` in milliseconds. Refused where copies of another moment stand already."""
         when = datetime.fromtimestamp(moment // 1000, UTC)
         for table in KEPT:
-            await self._unless_there(
+            is_new = await self._unless_there(
                 "restore_table_to_point_in_time",
                 SourceTableName=self._source + table.name,
                 TargetTableName=self._target + table.name,
                 RestoreDateTime=when,
             )
+            if not is_new:
+                await self._check_moment(self._target + table.name, when)
         for table in EMPTY:
             await self._unless_there("create_table", **self._request(table))
+
+    async def _check_moment(self, name: str, when: datetime) -> None:
+        """As far as AWS says of which moment the table is."""
+        summary = (await self._ask("describe_table", TableName=name))["Table"].get("RestoreSummary")
+        if summary is not None and summary["RestoreDateTime"] != when:
+            stands = rfc3339(round(summary["RestoreDateTime"].timestamp() * 1000)).decode()
+            raise Refusal("invalid_argument", f"{name} is there already, as of {stands}.", field="--to")
 
     async def ready(self) -> None:
         """Returns when all are there, with all that a restore leaves out."""
@@ -211,12 +221,15 @@ class Restoration:
         indexes = found.get("GlobalSecondaryIndexes", [])
         return all(one == "ACTIVE" for one in (found["TableStatus"], *[index["IndexStatus"] for index in indexes]))
 
-    async def _unless_there(self, method: str, **arguments: Any) -> None:
+    async def _unless_there(self, method: str, **arguments: Any) -> bool:
+        """False: it is."""
         try:
             await self._ask(method, **arguments)
         except ClientError as error:
             if code_of(error) not in ("ResourceInUseException", "TableAlreadyExistsException"):
                 raise
+            return False
+        return True
 
     async def _when_free(self, method: str, **arguments: Any) -> None:
         """A table that was just made is still busy with that, or with the change before."""
