@@ -50,6 +50,7 @@ def test_what_is_no_answer_of_cloudwatchs_is_one_sentence(tmp_path: Path) -> Non
     path.write_text("no JSON")
     assert "no answer of get-metric-data" in complained(1, "estimate-cost", path)
     assert "--days" in misused("estimate-cost", "--days", "0")
+    assert "a number from 0 to 1e+" in misused("estimate-cost", "--p2p", "-1")
 
 
 def test_the_price_list_says_whose_it_is() -> None:

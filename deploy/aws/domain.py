@@ -60,7 +60,7 @@ class Domains(Construct):
             rest_api_id=api.api.rest_api_id,
             stage=api.api.deployment_stage.stage_name,
         )
-        CfnOutput(self, "RestTarget", value=name.attr_regional_domain_name)
+        _tell(self, "RestTarget", name.attr_regional_domain_name)
 
     def _websocket(self, domain: Domain, api: WebSocketApi) -> None:
         name = websocket.CfnDomainName(
@@ -81,7 +81,7 @@ class Domains(Construct):
             api_id=api.api.api_id,
             stage=api.stage.ref,
         )
-        CfnOutput(self, "WebSocketTarget", value=name.attr_regional_domain_name)
+        _tell(self, "WebSocketTarget", name.attr_regional_domain_name)
 
     def _shared(self, domain: Domain, websocket_api: WebSocketApi, rest_api: RestApi) -> None:
         def behind(host: str) -> cloudfront.BehaviorOptions:
@@ -106,4 +106,9 @@ class Domains(Construct):
             additional_behaviors={f"/{STAGE}": behind(websocket_api.host)},
             enable_logging=False,
         )
-        CfnOutput(self, "SharedTarget", value=distribution.distribution_domain_name)
+        _tell(self, "SharedTarget", distribution.distribution_domain_name)
+
+
+def _tell(scope: Construct, name: str, target: str) -> None:
+    """An output with this very name, without the construct's before it."""
+    CfnOutput(scope, name, value=target).override_logical_id(name)

@@ -17,6 +17,8 @@ def test_each_door_has_a_name_of_its_own(dev: Assembly) -> None:
     outputs = dev.templates[SERVICE]["Outputs"]
     assert outputs["WebSocketUrl"]["Value"] == "wss://ws.example.com/dvl"
     assert outputs["RestUrl"]["Value"] == "https://api.example.com/dvl"
+    assert dev.refers(outputs["WebSocketTarget"]["Value"]) == websocket
+    assert dev.refers(outputs["RestTarget"]["Value"]) == rest
 
 
 def test_cloudfront_serves_both_doors_under_one_name(shared: Assembly) -> None:
@@ -34,4 +36,6 @@ def test_cloudfront_serves_both_doors_under_one_name(shared: Assembly) -> None:
         assert each["ViewerProtocolPolicy"] == "https-only"
         assert len(each["AllowedMethods"]) == 7
     assert distribution["ViewerCertificate"]["MinimumProtocolVersion"] == "TLSv1.2_2021"
+    target = shared.templates[SERVICE]["Outputs"]["SharedTarget"]["Value"]
+    assert shared.refers(target) == shared.one("AWS::CloudFront::Distribution")
     assert "Logging" not in distribution, "its log would hold the query string, where a token may be"

@@ -77,7 +77,10 @@ def rate(text: str | float) -> float:
 
 def count(text: str | float) -> float:
     """From 0; part of one is allowed, for averages."""
-    return 0.0 if text in ("0", 0.0) else rate(text)
+    try:
+        return 0.0 if text in ("0", 0.0) else rate(text)
+    except typer.BadParameter:
+        raise refuse(text, f"a number from 0 to {_LARGEST:.0e}") from None
 
 
 def duration(text: str | int) -> int:
