@@ -470,6 +470,15 @@ async def test_two_frames_of_one_connection_may_be_under_way_together(stand: Fun
     assert sorted(frame["payload"]["content"] for frame in alice.of_type("message")) == list(range(8))
 
 
+async def test_whose_row_is_gone_is_refused_whatever_he_says_but_a_ping(stand: Functions) -> None:
+    """As after an erasure."""
+    alice = await stand.open("alice")
+    await stand.engine.connections.close([alice.connection_id])
+    assert (await stand.say({"action": "ping"}))["type"] == "pong"
+    for frame in ({"action": "sync", "chats": {"c1": 0}}, {"action": "unsubscribe", "chatId": "c1"}):
+        assert (await stand.say(frame))["type"] == "error"
+
+
 async def test_answers_of_frames_that_are_under_way_together_are_not_mixed_up(stand: Functions) -> None:
     await stand.open("alice")
     await stand.open("bob", connection="bobs")
