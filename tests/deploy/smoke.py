@@ -2,8 +2,8 @@
 
     REST_URL, WEBSOCKET_URL, TOKEN (a person's), BACK_END_TOKEN (a machine's, with our scopes) -> a line for each step
 
-**It was never run on real AWS.** A test runs it against the embedded service, whose contract is the same; by hand it went
-through against the emulator (`make aws-local`), too.
+**It was never run on real AWS.** A test runs it against the embedded service, whose contract is the same; by hand it
+went through against the emulator (`make aws-local`), too.
 
 Rule: it leaves a chat of its own behind, `smoke-…`, with four messages that expire, and no role in it.
 """
