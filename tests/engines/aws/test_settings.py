@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tocsin.engines.aws import apigateway_clients, dynamodb_connections, message_rows, sns_bus
 from tocsin.engines.aws.schema import TABLES
 from tocsin.engines.aws.settings import ENVIRONMENT, FUNCTIONS, AwsSettings, EnvironmentFault, Function
 
@@ -66,3 +67,11 @@ def test_every_table_has_its_variable_and_every_variable_its_field() -> None:
     assert {table.variable for table in TABLES} == {name for name in names if name.endswith("_TABLE")}
     fields = {field.name.upper() for field in msgspec.structs.fields(AwsSettings)}
     assert names - {"RETENTION_DAYS"} <= fields
+
+
+def test_the_figures_of_the_contracts_are_these() -> None:
+    """Other tests import them, and would follow any change."""
+    assert apigateway_clients.FAN_OUT_SECONDS == apigateway_clients.SEND_SECONDS == 10
+    assert apigateway_clients.YOUNG_MILLISECONDS == 60_000
+    assert (apigateway_clients.FAILURES, dynamodb_connections.ROUNDS) == (2, 5)
+    assert (dynamodb_connections.WARNING_MILLISECONDS, message_rows.NEWEST, sns_bus.MARGIN) == (120_000, 200, 2)
