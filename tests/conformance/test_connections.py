@@ -144,6 +144,7 @@ async def test_a_token_that_ends_sooner_brings_both_forward(harness: Harness) ->
     await connections.refresh("one", identity("alice", expires_at=now + 2 * MINUTE))
     assert await expiring(harness, now + MINUTE) == ["one"]
     assert await expiring(harness, now + 3 * MINUTE) == ["one"]
+    await connections.close(["one"])
     assert await expiring(harness, now + 90 * MINUTE) == []
 
 
