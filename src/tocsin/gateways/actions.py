@@ -87,7 +87,7 @@ def _check(action: Action) -> None:
     if isinstance(action, Subscribe | Unsubscribe) and not is_chat_id(action.chat_id):
         raise _no_chat("chatId")
     if isinstance(action, Subscribe):
-        if action.last_sequence is not None and not 0 <= action.last_sequence <= MAX_SEQUENCE:
+        if not _may_be_last(action.last_sequence):
             raise no_number("lastSequence", 0, MAX_SEQUENCE)
     elif isinstance(action, Sync) and not 1 <= len(action.chats) <= MAX_SYNC:
         raise invalid("chats", f"From 1 to {MAX_SYNC} chats are taken at once.")
@@ -101,11 +101,15 @@ def _wanted(chat_id: str, raw: msgspec.Raw) -> int | Refusal | None:
         last_sequence = _sequence.decode(raw)
     except msgspec.ValidationError:
         last_sequence = -1
-    if last_sequence is None or 0 <= last_sequence <= MAX_SEQUENCE:
+    if _may_be_last(last_sequence):
         return last_sequence
     refusal = no_number(field, 0, MAX_SEQUENCE)
     refusal.chat_id = chat_id
     return refusal
+
+
+def _may_be_last(sequence: int | None) -> bool:
+    return sequence is None or 0 <= sequence <= MAX_SEQUENCE
 
 
 def _no_chat(field: str) -> Refusal:
